@@ -1,0 +1,1 @@
+"""Bytes to bytes under keys; the only importer of OpenSSL."""

@@ -1,0 +1,1 @@
+"""Moving packets between the tunnel device and the link."""

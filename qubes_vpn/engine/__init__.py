@@ -1,0 +1,1 @@
+"""The OpenVPN protocol, without input or output."""

@@ -1,0 +1,1 @@
+"""The process that holds the privileges and parses no network data."""

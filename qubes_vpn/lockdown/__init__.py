@@ -1,0 +1,1 @@
+"""The static lock: nft, route and shell files, no Python."""

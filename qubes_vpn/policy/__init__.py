@@ -1,0 +1,1 @@
+"""What the network may do in each phase, as data."""

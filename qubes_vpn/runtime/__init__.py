@@ -1,0 +1,1 @@
+"""Performing the effects of the core, in order."""

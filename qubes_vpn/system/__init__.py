@@ -1,0 +1,1 @@
+"""Linux adapters, one resource each."""

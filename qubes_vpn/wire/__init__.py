@@ -1,0 +1,1 @@
+"""Bytes to frozen values and back: no key, no clock, no state."""
