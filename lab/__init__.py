@@ -1,0 +1,1 @@
+"""A Qubes network on one Linux machine, in network namespaces."""
