@@ -61,6 +61,7 @@ class Connected:
     """Qubes' packets go into the tunnel device.
 
     dns: the resolvers inside the tunnel that port 53 of every vif goes to.
+    dns_passthrough: queries go where the qube sent them, in the tunnel.
     mss4, mss6: the numeric TCP MSS clamps, in bytes, both ways.
     """
 
@@ -73,6 +74,7 @@ class Connected:
     ipv6: bool = False
     plane: Plane = Plane.USERSPACE
     block_dot: bool = field(default=False)
+    dns_passthrough: bool = False
 
 
 Phase: TypeAlias = Blocked | Connecting | Connected

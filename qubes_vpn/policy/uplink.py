@@ -1,0 +1,105 @@
+"""Layer 3: what may pass the uplink device itself, whoever sends it.
+
+Egress and ingress of the device see what layer 1 cannot: raw sockets, the
+kernel's own multicast, flows that a flowtable took over. Allowed are ARP for
+our own address and packets of our sockets. The static text is also the file
+lockdown/netdev.nft. Variables as in policy.firewall.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from qubes_vpn.policy.firewall import (
+    KEEPER_GID,
+    LINK_OUT_TEXT,
+    LINK_SET_TEXT,
+    LINK_SETS,
+    link_elements,
+)
+from qubes_vpn.policy.phase import Address, Blocked, Endpoint, Phase
+
+TABLE: Final = "netdev qubes_vpn"
+_ND: Final = (
+    "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
+)
+
+STATIC: Final = f"""\
+# Layer 3 of the lock: nothing passes the uplink.
+# Made from qubes_vpn/policy/uplink.py, and equal to it by a test.
+# Load: nft -D uplink=eth0 -D gid={KEEPER_GID} -f netdev.nft
+add table {TABLE}
+delete table {TABLE}
+table {TABLE} {{
+{LINK_SET_TEXT}\
+	# the uplink's own addresses, while there is an endpoint
+	set address4 {{ type ipv4_addr; }}
+	set address6 {{ type ipv6_addr; }}
+
+	chain egress {{
+		type filter hook egress device $uplink priority -500; policy drop;
+		ether type arp arp saddr ip @address4 counter accept
+{LINK_OUT_TEXT}\
+		ip6 saddr @address6 {_ND} counter accept
+		counter drop
+	}}
+	chain ingress {{
+		type filter hook ingress device $uplink priority -500; policy drop;
+		ether type arp arp daddr ip @address4 counter accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 counter accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 counter accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 counter accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 counter accept
+		ip6 daddr {{ fe80::/10, ff02::1:ff00:0/104 }} {_ND} jump neighbours
+		ip6 daddr @address6 {_ND} jump neighbours
+		counter drop
+	}}
+	# no neighbour is heard while no endpoint has an IPv6 address
+	chain neighbours {{
+	}}
+}}
+"""  # noqa: E501 a rule is a line
+
+
+def render(
+    phase: Phase,
+    addresses: Iterable[Address] = (),
+    resolver: Endpoint | None = None,
+) -> str:
+    """Give the transaction that makes the whole table anew, in `phase`.
+
+    addresses: the uplink's own, as they are now.
+    """
+    return STATIC + _additions(phase, addresses, resolver)
+
+
+def change(
+    phase: Phase,
+    addresses: Iterable[Address] = (),
+    resolver: Endpoint | None = None,
+) -> str:
+    """Give the transaction that brings a loaded table to `phase`."""
+    names = (*LINK_SETS, "address4", "address6")
+    flush = [f"flush set {TABLE} {name}\n" for name in names]
+    flush.append(f"flush chain {TABLE} neighbours\n")
+    return "".join(flush) + _additions(phase, addresses, resolver)
+
+
+def _additions(
+    phase: Phase, addresses: Iterable[Address], resolver: Endpoint | None
+) -> str:
+    lines = list(link_elements(TABLE, phase, resolver))
+    if not lines:
+        return ""
+    six = any(" link6 " in line or " offload6 " in line for line in lines)
+    for address in addresses:
+        if address.version == 4 or six:
+            name = f"address{address.version}"
+            lines.append(f"add element {TABLE} {name} {{ {address} }}")
+    if six:
+        lines.append(f"add rule {TABLE} neighbours counter accept")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def is_open(phase: Phase, resolver: Endpoint | None) -> bool:
+    """Say whether anything at all may pass the uplink."""
+    return resolver is not None or not isinstance(phase, Blocked)
