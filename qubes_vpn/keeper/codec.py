@@ -8,7 +8,9 @@ there is no second description that could drift from the first.
 
 import array
 import dataclasses
+import functools
 import json
+import operator
 import socket
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -113,7 +115,7 @@ def _decoder(annotation: Any) -> Decoder:  # noqa: ANN401 a type expression
         return _fixed(tuple(map(_decoder, args)))
     if origin in (UnionType, typing.Union) and type(None) in args:
         rest = [arg for arg in args if arg is not type(None)]
-        return _optional(_decoder(typing.Union[tuple(rest)]))
+        return _optional(_decoder(functools.reduce(operator.or_, rest)))
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
         return lambda value: annotation(_text(value))
     if dataclasses.is_dataclass(annotation):

@@ -1,0 +1,398 @@
+"""The engine process: no capability, two sockets, one loop.
+
+    python -m qubes_vpn.runtime.engine --keeper-fd N --agent-fd M
+    python -m qubes_vpn.runtime.engine --keeper PATH --agent PATH
+
+It receives its job and the numbered candidates from the agent, its sockets
+and its device from the keeper, and ends when either of them is gone.
+"""
+
+import argparse
+import contextlib
+import errno
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Final
+
+from qubes_vpn.config.profile import (
+    ClientProfile,
+    Credentials,
+    parse_client_profile,
+)
+from qubes_vpn.engine import effects
+from qubes_vpn.errors import OsRefusedError, VpnError
+from qubes_vpn.keeper import messages as keeper_messages
+from qubes_vpn.keeper.client import KeeperClient
+from qubes_vpn.keeper.codec import (
+    MessageError,
+    receive_record,
+    send_record,
+)
+from qubes_vpn.runtime import job as jobs
+from qubes_vpn.runtime import messages
+from qubes_vpn.runtime.rotation import STABLE_S, Rotation
+from qubes_vpn.runtime.session import Session, earliest
+from qubes_vpn.system.privileges import drop_privileges
+
+RESOLVE_TIMEOUT: Final = 30.0
+STATUS_OF_REASON: Final = {"auth-failed": os.EX_NOPERM}
+
+
+class AgentGoneError(VpnError):
+    """Nobody is there to report to: end."""
+
+
+class EngineProcess:
+    """Runs sessions, one after the other, until told to stop."""
+
+    def __init__(self, keeper: KeeperClient, agent: socket.socket) -> None:
+        self._keeper = keeper
+        self._agent = agent
+        self._poll = select.epoll()
+        self._watched: dict[int, int] = {}
+        self._session: Session | None = None
+        self._stage = "wait"
+        self._cause = ("", "")
+        self._idle = False
+        self._stopping = False
+        self._begin_at = 0.0
+        self._beat_at = 0.0
+        self._reported: messages.Report | None = None
+        self._status: int | None = None
+        self._sequence = 0
+        start, descriptors = self._receive()
+        if not isinstance(start, messages.Start) or len(descriptors) != 1:
+            raise AgentGoneError("no job")
+        self._job = jobs.unpack(descriptors[0])
+        self._profile: ClientProfile = parse_client_profile(
+            self._job.text, self._job.name, self._job.read_file
+        )
+        self._credentials = self._given_credentials()
+        self._rotation = Rotation(
+            start.candidates,
+            self._profile.connect_retry,
+            self._profile.connect_retry_max,
+        )
+        reply, descriptors = keeper.request(keeper_messages.OpenTun())
+        assert isinstance(reply, keeper_messages.TunOpened)
+        self._device = reply.device
+        self._tun = descriptors[0]
+        self._watch(keeper.fileno(), select.EPOLLIN)
+        self._watch(agent.fileno(), select.EPOLLIN)
+
+    def _given_credentials(self) -> Credentials | None:
+        if self._job.username is not None:
+            return Credentials(self._job.username, self._job.password)
+        return self._profile.auth_user_pass
+
+    # --- the loop
+
+    def run(self) -> int:
+        """Work until stopped. Gives the exit status."""
+        while self._status is None:
+            now = time.monotonic()
+            wait = min(self._next_timer() - now, keeper_messages.HEARTBEAT_S)
+            try:
+                ready = self._poll.poll(max(wait, 0.0))
+            except InterruptedError:
+                continue
+            for descriptor, _ in ready:
+                self._dispatch(descriptor)
+            self._housekeeping(time.monotonic())
+        return self._status
+
+    def _next_timer(self) -> float:
+        if self._session is not None:
+            return earliest(self._session.deadline(), self._beat_at)
+        if self._idle:
+            return self._beat_at
+        return earliest(self._begin_at, self._beat_at)
+
+    def _dispatch(self, descriptor: int) -> None:
+        if descriptor == self._agent.fileno():
+            self._on_agent()
+        elif descriptor == self._keeper.fileno():
+            # the keeper sends nothing unasked but its end
+            raise OsRefusedError("the keeper is gone")
+        elif self._session is not None:
+            if descriptor in self._session.readable():
+                self._session.on_readable(descriptor)
+            if descriptor in self._session.writable():
+                self._session.on_writable(descriptor)
+
+    def _housekeeping(self, now: float) -> None:
+        if now >= self._beat_at:
+            self._keeper.request(keeper_messages.Heartbeat())
+            self._beat_at = now + keeper_messages.HEARTBEAT_S
+            self._report()
+        session = self._session
+        if session is not None and not session.ended:
+            if now >= session.deadline():
+                session.on_deadline()
+            if session.connected_at and self._stage != "connected":
+                self._set_stage("connected")
+                self._rotation.succeeded()
+        if session is not None and session.ended:
+            self._after(session.ended)
+        elif session is None and not self._idle and now >= self._begin_at:
+            self._begin()
+        self._rewatch()
+
+    def _watch(self, descriptor: int, mask: int) -> None:
+        self._poll.register(descriptor, mask)
+
+    def _rewatch(self) -> None:
+        """Make epoll's set what the session wants now."""
+        wanted: dict[int, int] = {}
+        if self._session is not None:
+            for descriptor in self._session.readable():
+                wanted[descriptor] = select.EPOLLIN
+            for descriptor in self._session.writable():
+                wanted[descriptor] = wanted.get(descriptor, 0) | select.EPOLLOUT
+        if wanted == self._watched:
+            return
+        for descriptor in self._watched.keys() - wanted.keys():
+            # a closed descriptor has left the set by itself
+            with contextlib.suppress(OSError):
+                self._poll.unregister(descriptor)
+        for descriptor, mask in wanted.items():
+            try:
+                self._poll.modify(descriptor, mask)
+            except FileNotFoundError:
+                self._poll.register(descriptor, mask)
+        self._watched = wanted
+
+    # --- sessions
+
+    def _begin(self) -> None:
+        candidate = self._rotation.current
+        self._set_stage("reach")
+        try:
+            self._session = Session(
+                self._profile,
+                candidate,
+                self._rotation.index,
+                self._keeper,
+                self._tun,
+                self._credentials,
+                self._tell,
+            )
+        except OsRefusedError as error:
+            self._after(effects.Ended("refused", "QV-303", str(error)))
+
+    def _after(self, ended: effects.Ended) -> None:
+        session, self._session = self._session, None
+        self._rewatch()
+        now = time.monotonic()
+        self._cause = (ended.code, ended.detail or ended.reason)
+        if self._stopping:
+            self._finish(os.EX_OK)
+            return
+        if ended.reason == "stopped" or not ended.retry:
+            self._stay_closed(ended)
+            return
+        lived = now - session.connected_at if session else 0.0
+        if session and session.connected_at and lived >= STABLE_S:
+            self._rotation.succeeded()
+        passes = self._rotation.passes
+        wait = self._rotation.failed(ended)
+        self._begin_at = now + wait
+        self._say(ended.code, f"{self._cause[1]}; next try in {wait:.0f} s")
+        self._set_stage("wait")
+        if self._rotation.exhausted:
+            self._finish(os.EX_UNAVAILABLE)
+        elif self._rotation.passes > passes and self._has_names():
+            self._begin_at = max(self._begin_at, now + RESOLVE_TIMEOUT)
+            self._send(messages.NeedAddresses())
+
+    def _stay_closed(self, ended: effects.Ended) -> None:
+        """Do not try again by ourselves: a person has to act."""
+        self._idle = True
+        self._keeper.request(keeper_messages.Close(final=True))
+        self._set_stage("stopped")
+        if ended.reason in STATUS_OF_REASON:
+            self._finish(STATUS_OF_REASON[ended.reason])
+        elif ended.reason != "stopped":
+            self._say(ended.code, self._cause[1])
+
+    def _has_names(self) -> bool:
+        return any(
+            candidate.host != str(candidate.endpoint.address)
+            for candidate in self._rotation.candidates
+        )
+
+    def _finish(self, status: int) -> None:
+        self._report()
+        self._send(messages.Finished(status, *self._cause))
+        self._status = status
+
+    def _tell(self, effect: effects.Effect) -> None:
+        match effect:
+            case effects.Progress(stage, _):
+                self._set_stage(stage)
+            case effects.Notice(code, text):
+                self._say(code, text)
+            case effects.AskUser(kind, prompt, echo, timeout):
+                self._send(messages.Prompt(kind, prompt, echo, timeout))
+            case _:
+                raise AssertionError(effect)
+
+    # --- the agent
+
+    def _on_agent(self) -> None:
+        message, descriptors = self._receive()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        match message:
+            case messages.Stop():
+                self._stopping = True
+                self._leave()
+                if self._session is None:
+                    self._finish(os.EX_OK)
+            case messages.Reconnect():
+                self._leave()
+                self._session = None
+                self._idle = False
+                self._begin_at = 0.0
+            case messages.Disconnect():
+                self._idle = True
+                self._leave()
+            case messages.Candidates(candidates):
+                self._rotation.replace(candidates)
+                self._begin_at = 0.0
+            case messages.Answer(kind, username, password):
+                if self._session is not None:
+                    self._session.answer(kind, username, password)
+            case _:
+                raise AgentGoneError(type(message).__name__)
+
+    def _leave(self) -> None:
+        if self._session is not None:
+            self._session.stop()
+
+    def _receive(self) -> tuple[object, list[int]]:
+        try:
+            data, descriptors = receive_record(self._agent)
+        except OSError as error:
+            raise AgentGoneError(str(error)) from error
+        if not data:
+            raise AgentGoneError("the agent is gone")
+        return messages.CODEC.decode(data)[1], descriptors
+
+    def _send(self, message: object) -> None:
+        self._sequence += 1
+        try:
+            send_record(
+                self._agent, messages.CODEC.encode(self._sequence, message)
+            )
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.ENOBUFS):
+                raise AgentGoneError(str(error)) from error
+
+    def _say(self, code: str, text: str) -> None:
+        self._send(messages.Told(code, text))
+
+    def _set_stage(self, stage: str) -> None:
+        self._stage = stage
+        if stage == "connected":
+            self._cause = ("", "")
+        self._report()
+
+    def _report(self) -> None:
+        report = self._describe()
+        if report != self._reported:
+            self._reported = report
+            self._send(report)
+
+    def _describe(self) -> messages.Report:
+        session = self._session
+        code, reason = self._cause
+        if session is None:
+            return messages.Report(
+                self._stage,
+                code,
+                reason,
+                attempt=self._rotation.attempts,
+                device=self._device,
+            )
+        settings, counters = session.settings, session.counters()
+        status = session.engine.status()
+        since = session.connected_at
+        return messages.Report(
+            stage=self._stage,
+            code=code,
+            reason=reason,
+            candidate=self._rotation.index,
+            attempt=self._rotation.attempts,
+            cipher=settings.cipher if settings else "",
+            tls=status.tls_version,
+            server_name=status.server_name,
+            device=self._device,
+            plane="userspace",
+            addresses=tuple(
+                str(address)
+                for address in (settings.ifconfig4, settings.ifconfig6)
+                if address
+            )
+            if settings
+            else (),
+            dns=tuple(map(str, settings.dns)) if settings else (),
+            routes=tuple(str(route.network) for route in settings.routes)
+            if settings
+            else (),
+            mtu=settings.mtu if settings else 0,
+            connected_for=round(time.monotonic() - since) if since else 0.0,
+            rekeys=status.rekeys,
+            rx_packets=counters.rx_packets,
+            rx_bytes=counters.rx_bytes,
+            tx_packets=counters.tx_packets,
+            tx_bytes=counters.tx_bytes,
+            drops=(*counters.drops, *session.engine.drops.items()),
+            refused=settings.refused if settings else (),
+        )
+
+
+def _connect(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.connect(path)
+    return sock
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the engine. Gives the exit status."""
+    parser = argparse.ArgumentParser(prog="qubes-vpn-engine")
+    parser.add_argument("--keeper-fd", type=int)
+    parser.add_argument("--agent-fd", type=int)
+    parser.add_argument("--keeper")
+    parser.add_argument("--agent")
+    parser.add_argument("--uid", type=int, help="drop to this user")
+    parser.add_argument("--gid", type=int, help="drop to this group")
+    options = parser.parse_args(args)
+    # the agent says when to stop; a person's interrupt goes to the agent
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        keeper = (
+            _connect(options.keeper)
+            if options.keeper
+            else socket.socket(fileno=options.keeper_fd)
+        )
+        agent = (
+            _connect(options.agent)
+            if options.agent
+            else socket.socket(fileno=options.agent_fd)
+        )
+        drop_privileges(options.uid, options.gid, keep=())
+        return EngineProcess(KeeperClient(keeper), agent).run()
+    except (AgentGoneError, MessageError):
+        return os.EX_UNAVAILABLE
+    except OsRefusedError as error:
+        print(f"qubes-vpn-engine: {error}", file=sys.stderr)  # noqa: T201
+        return os.EX_OSERR
+
+
+if __name__ == "__main__":
+    sys.exit(main())

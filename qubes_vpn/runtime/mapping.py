@@ -1,0 +1,80 @@
+"""The engine's values in the keeper's terms."""
+
+from typing import Final
+
+from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.keeper import messages
+from qubes_vpn.policy.phase import Endpoint, Transport
+
+TCP_IPV4: Final = 40
+TCP_IPV6: Final = 60
+MSS_MIN: Final = 512
+# opcode and peer id 4, packet id 4, tag 16; the CBC ciphers take more
+AEAD_OVERHEAD: Final = 24
+CBC_OVERHEAD: Final = 4 + 64 + 16 + 16 + 4
+DEFAULT4: Final = "0.0.0.0/0"
+DEFAULT6: Final = "::/0"
+
+
+def outer_header(endpoint: Endpoint) -> int:
+    """Give the bytes of IP and transport headers around one packet."""
+    ip = 20 if endpoint.address.version == 4 else 40
+    return ip + (8 if endpoint.transport is Transport.UDP else 20 + 2)
+
+
+def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
+    """Give the largest inner packet, in bytes, that `mssfix` allows."""
+    if not settings.mssfix:
+        return settings.mtu
+    aead = settings.cipher.endswith(("GCM", "POLY1305"))
+    overhead = AEAD_OVERHEAD if aead else CBC_OVERHEAD
+    room = settings.mssfix - outer_header(endpoint) - overhead
+    return min(settings.mtu, room)
+
+
+def configure(settings: TunnelSettings) -> messages.Configure:
+    """Say which addresses and routes the device gets.
+
+    Everything goes into the tunnel, also what the server did not name: what
+    it does not carry ends there and nowhere else.
+    """
+    addresses = [a for a in (settings.ifconfig4, settings.ifconfig6) if a]
+    routes = [
+        messages.Route(str(route.network), route.metric)
+        for route in settings.routes
+        if (carries6(settings) or route.network.version == 4)
+    ]
+    if carries4(settings):
+        routes.insert(0, messages.Route(DEFAULT4))
+    if carries6(settings):
+        routes.insert(0, messages.Route(DEFAULT6))
+    return messages.Configure(
+        addresses=tuple(addresses),
+        mtu=settings.mtu,
+        routes=tuple(dict.fromkeys(routes))[: messages.ROUTES_MAX],
+        dns=settings.dns[: messages.DNS_MAX],
+        search=settings.search,
+    )
+
+
+def open_forwarding(
+    settings: TunnelSettings, endpoint: Endpoint
+) -> messages.OpenForwarding:
+    """Say which families are opened, and how large a TCP segment may be."""
+    size = inner_size(settings, endpoint)
+    return messages.OpenForwarding(
+        mss4=max(size - TCP_IPV4, MSS_MIN),
+        mss6=max(size - TCP_IPV6, MSS_MIN),
+        ipv4=carries4(settings),
+        ipv6=carries6(settings),
+    )
+
+
+def carries4(settings: TunnelSettings) -> bool:
+    """Tell whether IPv4 is carried."""
+    return settings.ifconfig4 is not None and not settings.block_ipv4
+
+
+def carries6(settings: TunnelSettings) -> bool:
+    """Tell whether IPv6 is carried."""
+    return settings.ifconfig6 is not None and not settings.block_ipv6

@@ -1,0 +1,298 @@
+"""One session with one server: the engine's effects, performed in order.
+
+The contract with the engine: after EVERY input (`receive`, `expire`, `stop`,
+`answer`) everything that `poll` gives is performed, in its order, and the
+deadline is read again; `_drain` is the one place that does so. An effect
+that needs privileges is a request to the keeper, which is in force when it
+returns.
+"""
+
+import contextlib
+import errno
+import math
+import os
+import secrets
+import socket
+import time
+from collections.abc import Callable
+from typing import Final, assert_never
+
+from qubes_vpn.config.profile import ClientProfile, Credentials
+from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.dataplane.base import Counters, Slot
+from qubes_vpn.dataplane.userspace import UserspacePlane
+from qubes_vpn.engine import effects
+from qubes_vpn.engine.client import ClientEngine
+from qubes_vpn.engine.data_channel import DataChannel
+from qubes_vpn.engine.events import Now
+from qubes_vpn.engine.traffic import Traffic
+from qubes_vpn.errors import OsRefusedError, SessionError
+from qubes_vpn.keeper import messages
+from qubes_vpn.keeper.client import KeeperClient
+from qubes_vpn.policy.phase import Transport
+from qubes_vpn.runtime import mapping
+from qubes_vpn.runtime.messages import Candidate
+
+TUN_READ: Final = 65_550
+
+
+def clock() -> Now:
+    """Read both clocks."""
+    return Now(mono=time.monotonic(), unix=time.time())
+
+
+class Session:
+    """Connects to one candidate and carries traffic until it ends.
+
+    tell: called with each effect that is for people (Progress, Notice,
+    AskUser) after it happened. `ended` is set once the session is over; the
+    network is closed by then.
+    """
+
+    def __init__(
+        self,
+        profile: ClientProfile,
+        candidate: Candidate,
+        index: int,
+        keeper: KeeperClient,
+        tun: int,
+        credentials: Credentials | None,
+        tell: Callable[[effects.Effect], None],
+    ) -> None:
+        self.candidate = candidate
+        self.ended: effects.Ended | None = None
+        self.settings: TunnelSettings | None = None
+        self.connected_at = 0.0
+        self._profile = profile
+        self._keeper = keeper
+        self._tun = tun
+        self._tell = tell
+        self._traffic = Traffic()
+        self._stream = candidate.endpoint.transport is Transport.TCP
+        self._plane: UserspacePlane | None = None
+        remote = profile.remotes[candidate.remote]
+        discard_queue(tun)
+        _, descriptors = keeper.request(
+            messages.OpenLink(
+                index,
+                lport=remote.lport,
+                sndbuf=profile.sndbuf,
+                rcvbuf=profile.rcvbuf,
+            )
+        )
+        self._link = socket.socket(fileno=descriptors[0])
+        self._connect_by = time.monotonic() + remote.connect_timeout
+        self.engine = ClientEngine(
+            profile,
+            remote,
+            entropy=secrets.token_bytes,
+            traffic=self._traffic,
+            credentials=credentials,
+            stream=self._stream,
+        )
+        if not self._stream:
+            self._started()
+
+    # --- what the loop watches
+
+    def readable(self) -> tuple[int, ...]:
+        """Give the descriptors to watch for input."""
+        return tuple(self._plane.readable()) if self._plane else ()
+
+    def writable(self) -> tuple[int, ...]:
+        """Give the descriptors to watch for output."""
+        if self.ended:
+            return ()
+        if self._plane is None:
+            return (self._link.fileno(),)
+        return tuple(self._plane.writable())
+
+    def deadline(self) -> float:
+        """Give the monotonic second of the next timer."""
+        if self._plane is None:
+            return self._connect_by
+        return self.engine.deadline()
+
+    # --- inputs
+
+    def on_readable(self, descriptor: int) -> None:
+        """Move packets; give the engine those of the control channel."""
+        if self._plane is None or self.ended:
+            return
+        now = clock()
+        try:
+            control = self._plane.pump(descriptor, now.mono)
+        except SessionError as error:
+            self.fail(error)
+            return
+        for datagram in control:
+            self.engine.receive(datagram, now)
+        if control:
+            self._drain(now)
+
+    def on_writable(self, descriptor: int) -> None:
+        """Finish a TCP connect, or send what waits."""
+        if self._plane is not None:
+            try:
+                self._plane.flush(descriptor)
+            except SessionError as error:
+                self.fail(error)
+            return
+        number = self._link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._end(
+                effects.Ended(
+                    "connect-failed",
+                    "QV-301",
+                    f"{self._where()}: {os.strerror(number)}",
+                )
+            )
+            return
+        self._started()
+
+    def on_deadline(self) -> None:
+        """Call when deadline() has passed."""
+        now = clock()
+        if self._plane is None:
+            self._end(
+                effects.Ended(
+                    "connect-timeout",
+                    "QV-302",
+                    f"no TCP connection to {self._where()} (connect-timeout)",
+                )
+            )
+            return
+        self.engine.expire(now)
+        self._drain(now)
+
+    def stop(self) -> None:
+        """Say goodbye and end."""
+        now = clock()
+        if self._plane is not None and not self.ended:
+            self.engine.stop(now)
+            self._drain(now)
+        if not self.ended:
+            self._end(effects.Ended("stopped", retry=False))
+
+    def answer(self, kind: str, username: str, password: str) -> None:
+        """Give the engine what a person answered."""
+        now = clock()
+        self.engine.answer(kind, username, password, now)
+        self._drain(now)
+
+    def fail(self, error: SessionError | OsRefusedError) -> None:
+        """End the session for a reason that the engine did not see."""
+        if isinstance(error, SessionError):
+            self._end(effects.Ended(error.reason, error.code, str(error)))
+        else:
+            self._end(effects.Ended("refused", "QV-303", str(error)))
+
+    # --- what there is to tell
+
+    def counters(self) -> Counters:
+        """Give the counters of the data plane."""
+        return self._plane.counters() if self._plane else Counters()
+
+    # --- inside
+
+    def _where(self) -> str:
+        endpoint = self.candidate.endpoint
+        return f"{endpoint.address} port {endpoint.port}/{endpoint.transport}"
+
+    def _started(self) -> None:
+        channel = DataChannel(self._traffic)
+        self._plane = UserspacePlane(
+            self._link, self._tun, channel, stream=self._stream
+        )
+        now = clock()
+        self.engine.start(now)
+        self._drain(now)
+
+    def _drain(self, now: Now) -> None:
+        try:
+            while not self.ended and (effect := self.engine.poll()):
+                self._perform(effect, now)
+        except (SessionError, OsRefusedError) as error:
+            self.fail(error)
+
+    def _perform(self, effect: effects.Effect, now: Now) -> None:
+        plane = self._plane
+        assert plane is not None
+        match effect:
+            case effects.Send(datagram):
+                plane.send_control(datagram)
+            case effects.SendData(payload):
+                plane.send_data(payload, now.mono)
+            case effects.InstallKeys(slot, keys):
+                plane.install(Slot(slot), keys)
+            case effects.SwapKeys():
+                plane.swap()
+            case effects.RemoveKeys(slot):
+                for each in Slot if slot is None else (Slot(slot),):
+                    plane.remove(each)
+            case effects.Ended():
+                self._end(effect)
+            case _:
+                self._perform_outside(effect, now)
+
+    def _perform_outside(
+        self,
+        effect: effects.ApplySettings
+        | effects.OpenForwarding
+        | effects.CloseForwarding
+        | effects.Progress
+        | effects.Notice
+        | effects.AskUser,
+        now: Now,
+    ) -> None:
+        match effect:
+            case effects.ApplySettings(settings):
+                self.settings = settings
+                self._keeper.request(mapping.configure(settings))
+            case effects.OpenForwarding():
+                assert self.settings is not None
+                self._keeper.request(
+                    mapping.open_forwarding(
+                        self.settings, self.candidate.endpoint
+                    )
+                )
+                self.connected_at = now.mono
+            case effects.CloseForwarding():
+                self._keeper.request(messages.CloseForwarding())
+            case effects.Progress() | effects.Notice() | effects.AskUser():
+                self._tell(effect)
+            case _:
+                assert_never(effect)
+
+    def _end(self, ended: effects.Ended) -> None:
+        """Close the network, then forget the keys: in this order."""
+        if self.ended:
+            return
+        self.ended = ended
+        # when the keeper is gone this raises: the loop then ends this
+        # process, and with it the device goes
+        with contextlib.suppress(OsRefusedError):
+            self._keeper.request(messages.Close())
+        if self._plane is not None:
+            self._plane.close()
+        self._link.close()
+
+
+def discard_queue(tun: int) -> None:
+    """Throw away packets that wait in the device.
+
+    They were sent to the tunnel as it was: the next server must not get
+    them. Forwarding is closed, so no new ones of a qube come in.
+    """
+    for _ in range(100_000):
+        try:
+            os.read(tun, TUN_READ)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EIO):
+                raise
+            return
+
+
+def earliest(*times: float) -> float:
+    """Give the earliest of some monotonic seconds; math.inf for none."""
+    return min(times, default=math.inf)
