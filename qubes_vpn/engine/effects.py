@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from qubes_vpn.config.profile import Credentials
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 
@@ -99,6 +100,8 @@ class Ended:
 
     reason: a stable slug. retry: connect again by itself. advance: no,
     addr or remote (which one to try next). backoff: seconds at least.
+    drop_token, drop_credentials: do not use them again. next_credentials:
+    use these in the next session, once (the answer to a challenge).
     """
 
     reason: str
@@ -108,6 +111,8 @@ class Ended:
     advance: str = "addr"
     backoff: float = 0.0
     drop_token: bool = False
+    drop_credentials: bool = False
+    next_credentials: Credentials | None = field(default=None, repr=False)
 
 
 Effect: TypeAlias = (

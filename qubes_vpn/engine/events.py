@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NewType, TypeAlias
 
+from qubes_vpn.config.profile import Credentials
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 
@@ -29,16 +30,36 @@ class TlsDone:
 
 @dataclass(frozen=True, slots=True)
 class KeysReady:
-    """Key method 2 is complete on both sides."""
+    """Key method 2 is complete on both sides.
+
+    keys: of a renegotiation; None the first time, when the settings that
+    they depend on are still to come.
+    """
 
     keys: DataKeys | None = field(default=None)
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """A whole PUSH_REPLY, merged with the profile and checked."""
+    """The settings are known, merged with the profile and checked.
+
+    keys: with the first settings of a session; None with an update.
+    """
 
     settings: TunnelSettings
+    keys: DataKeys | None = field(default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticationPending:
+    """The server waits for a second factor: until this mono second."""
+
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class RenegotiationBegan:
+    """Either side began a new key; the peer's oldest key is gone now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +71,52 @@ class DeadlinePassed:
 
 @dataclass(frozen=True, slots=True)
 class PeerEnded:
-    """The server ended the session, inside TLS: EXIT, RESTART, HALT."""
+    """The server ended the session, inside TLS: EXIT, RESTART, HALT.
+
+    The fields are those of effects.Ended.
+    """
 
     reason: str
     retry: bool = True
     advance: str = "addr"
     backoff: float = 0.0
     detail: str = ""
+    code: str = ""
+    drop_token: bool = False
+    drop_credentials: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeAsked:
+    """The server refused us with a question (AUTH_FAILED,CRV1).
+
+    deadline: mono seconds until which the user may answer.
+    """
+
+    prompt: str
+    echo: bool
+    deadline: float
+    answerable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The user answered what was asked.
+
+    next_credentials: for the session after this one.
+    """
+
+    next_credentials: Credentials | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The session cannot go on, and the reason is on this side."""
+
+    reason: str
+    detail: str = ""
+    code: str = ""
+    retry: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +130,11 @@ Event: TypeAlias = (
     | KeysReady
     | Pushed
     | DeadlinePassed
+    | AuthenticationPending
+    | RenegotiationBegan
     | PeerEnded
+    | ChallengeAsked
+    | Answered
+    | Failed
     | StopRequested
 )
