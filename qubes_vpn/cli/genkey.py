@@ -9,13 +9,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qubes_vpn.cli.world import EX_CANTCREAT, EX_OK, World, write_secret
-from qubes_vpn.crypto import genkey
+from qubes_vpn.crypto.control_wrap import (
+    METADATA_USER,
+    timestamp_metadata,
+    wrap_client_key,
+)
 from qubes_vpn.errors import ConfigError, Problem
+from qubes_vpn.wire.keyfile import (
+    AUTH_TOKEN_SERVER,
+    SERVER_KEY_SIZE,
+    STATIC_KEY_SIZE,
+    TLS_CRYPT_V2_SERVER,
+    WKC_MAX,
+    WKC_MIN,
+    ClientKeyV2,
+    format_client_key_v2,
+    format_pem,
+    format_static_key,
+    parse_server_key,
+)
 
 if TYPE_CHECKING:
     from qubes_vpn.cli.world import Subcommands
 
 _STATIC = ("secret", "tls-auth", "tls-crypt")
+# a WKc of the greatest size, less what is always in it and the type byte
+METADATA_MAX = WKC_MAX - WKC_MIN - 1
 _TYPES = (*_STATIC, "tls-crypt-v2-server", "tls-crypt-v2-client", "auth-token")
 
 
@@ -62,38 +81,53 @@ def run(args: argparse.Namespace, world: World) -> int:
 def _content(args: argparse.Namespace, world: World) -> str:
     match args.type:
         case "tls-crypt-v2-server":
-            return genkey.server_key_file(
-                secrets.token_bytes(genkey.SERVER_KEY_SIZE)
-            )
+            return make_server_key()
         case "tls-crypt-v2-client":
             return _client_key(args, world)
         case "auth-token":
-            return genkey.token_key_file(
-                secrets.token_bytes(genkey.SERVER_KEY_SIZE)
-            )
+            key = secrets.token_bytes(SERVER_KEY_SIZE)
+            return format_pem(key, AUTH_TOKEN_SERVER)
         case _:
-            return genkey.static_key_file(
-                secrets.token_bytes(genkey.STATIC_KEY_SIZE)
+            key = secrets.token_bytes(STATIC_KEY_SIZE)
+            return (
+                f"#\n# 2048 bit OpenVPN static key\n#\n{format_static_key(key)}"
             )
+
+
+def make_server_key() -> str:
+    """Make a tls-crypt-v2 server key file."""
+    return format_pem(secrets.token_bytes(SERVER_KEY_SIZE), TLS_CRYPT_V2_SERVER)
+
+
+def make_client_key(server_key: bytes, metadata: bytes | None = None) -> str:
+    """Make a tls-crypt-v2 client key file; its metadata, or the time."""
+    if metadata is None:
+        metadata = timestamp_metadata(time.time())
+    key = secrets.token_bytes(STATIC_KEY_SIZE)
+    wkc = wrap_client_key(server_key, key, metadata)
+    return format_client_key_v2(ClientKeyV2(key, wkc))
 
 
 def _client_key(args: argparse.Namespace, world: World) -> str:
     if args.server_key is None:
         raise _wrong("--server-key", "a client key needs the server's key")
     try:
-        server_key = genkey.decode_server_key(world.read_text(args.server_key))
+        server_key = parse_server_key(world.read_text(args.server_key))
     except ValueError as error:
         raise _wrong(str(args.server_key), str(error)) from error
-    if args.metadata is None:
-        metadata = genkey.timestamp_metadata(int(time.time()))
-    else:
-        try:
-            value = base64.b64decode(args.metadata, validate=True)
-            metadata = genkey.user_metadata(value)
-        except (binascii.Error, ValueError) as error:
-            raise _wrong("--metadata", str(error)) from error
-    key = secrets.token_bytes(genkey.STATIC_KEY_SIZE)
-    return genkey.client_key_file(server_key, key, metadata)
+    return make_client_key(server_key, _metadata(args.metadata))
+
+
+def _metadata(encoded: str | None) -> bytes | None:
+    if encoded is None:
+        return None
+    try:
+        value = base64.b64decode(encoded, validate=True)
+    except binascii.Error as error:
+        raise _wrong("--metadata", "this is not base64") from error
+    if len(value) > METADATA_MAX:
+        raise _wrong("--metadata", f"longer than {METADATA_MAX} bytes")
+    return bytes([METADATA_USER]) + value
 
 
 def _wrong(where: str, message: str) -> ConfigError:

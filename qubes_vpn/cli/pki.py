@@ -1,15 +1,14 @@
 """`qubes-vpn pki`: a small certificate authority for one's own server."""
 
 import argparse
-import secrets
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qubes_vpn.cli.genkey import make_client_key
 from qubes_vpn.cli.pki_store import Store, wrong
 from qubes_vpn.cli.world import EX_CANTCREAT, EX_OK, World, write_secret
-from qubes_vpn.crypto import genkey
 from qubes_vpn.crypto.pki import Algorithm, Issued, Usage
+from qubes_vpn.wire.keyfile import parse_server_key
 
 if TYPE_CHECKING:
     from qubes_vpn.cli.world import Subcommands
@@ -132,13 +131,8 @@ def client_profile(store: Store, pair: Issued, remote: tuple[str, ...]) -> str:
     ]
     wrap = store.directory / WRAP_KEY
     if wrap.exists():
-        server_key = genkey.decode_server_key(wrap.read_text(encoding="utf-8"))
-        client_key = genkey.client_key_file(
-            server_key,
-            secrets.token_bytes(genkey.STATIC_KEY_SIZE),
-            genkey.timestamp_metadata(int(time.time())),
-        )
-        blocks.append(("tls-crypt-v2", client_key))
+        server_key = parse_server_key(wrap.read_text(encoding="utf-8"))
+        blocks.append(("tls-crypt-v2", make_client_key(server_key)))
     lines = [
         "client",
         "dev tun",

@@ -8,9 +8,9 @@ DIR/pki/             the authority; its ca.key belongs off the server
 import argparse
 import ipaddress
 import re
-import secrets
 from dataclasses import replace
 
+from qubes_vpn.cli.genkey import make_server_key
 from qubes_vpn.cli.pki import (
     CA_DAYS,
     LEAF_DAYS,
@@ -20,7 +20,6 @@ from qubes_vpn.cli.pki import (
 )
 from qubes_vpn.cli.pki_store import Store, wrong
 from qubes_vpn.cli.world import EX_OK, EX_USAGE, World, write_secret
-from qubes_vpn.crypto import genkey
 from qubes_vpn.crypto.pki import Algorithm, Usage
 
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.:-]{0,62}[A-Za-z0-9])?")
@@ -52,9 +51,7 @@ def init(args: argparse.Namespace, world: World) -> int:
     )
     remote = (args.name, str(args.port), args.proto)
     store.save(replace(store.index(), remote=remote))
-    wrap_key = genkey.server_key_file(
-        secrets.token_bytes(genkey.SERVER_KEY_SIZE)
-    )
+    wrap_key = make_server_key()
     write_secret(store.directory / WRAP_KEY, wrap_key.encode())
     pair = store.issue(args.name, Usage.SERVER, LEAF_DAYS)
     blocks = [
