@@ -1,0 +1,60 @@
+"""The engine's settings in the keeper's terms."""
+
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+
+import pytest
+
+from qubes_vpn.config.pulled import TunnelRoute, TunnelSettings
+from qubes_vpn.policy.phase import Endpoint, Transport
+from qubes_vpn.runtime import mapping
+
+UDP4 = Endpoint(ip_address("192.0.2.1"), Transport.UDP, 1194)
+TCP6 = Endpoint(ip_address("2001:db8::1"), Transport.TCP, 443)
+V4 = IPv4Interface("10.8.0.2/24")
+V6 = IPv6Interface("fd00::2/64")
+
+
+def test_everything_goes_into_the_tunnel_whatever_the_server_names():
+    settings = TunnelSettings(
+        ifconfig4=V4, routes=(TunnelRoute(ip_network("10.0.0.0/8")),)
+    )
+    routes = [r.destination for r in mapping.configure(settings).routes]
+    assert routes == ["0.0.0.0/0", "10.0.0.0/8"]
+
+
+def test_ipv6_is_carried_only_with_an_address():
+    route = TunnelRoute(ip_network("2001:db8:5::/48"))
+    without = TunnelSettings(ifconfig4=V4, routes=(route,))
+    assert [r.destination for r in mapping.configure(without).routes] == [
+        "0.0.0.0/0"
+    ]
+    assert not mapping.open_forwarding(without, UDP4).ipv6
+    both = TunnelSettings(ifconfig4=V4, ifconfig6=V6, routes=(route,))
+    assert [r.destination for r in mapping.configure(both).routes] == [
+        "::/0",
+        "0.0.0.0/0",
+        "2001:db8:5::/48",
+    ]
+    assert mapping.open_forwarding(both, UDP4).ipv6
+
+
+def test_block_ipv6_blocks_what_the_server_would_carry():
+    settings = TunnelSettings(ifconfig4=V4, ifconfig6=V6, block_ipv6=True)
+    assert not mapping.open_forwarding(settings, UDP4).ipv6
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "mtu", "mssfix", "mss4"),
+    [
+        # 1492 - 20 - 8 - 24 - 40
+        (UDP4, 1500, 1492, 1400),
+        # 1492 - 40 - 22 - 24 - 40
+        (TCP6, 1500, 1492, 1366),
+        (UDP4, 1400, 1492, 1360),
+        (UDP4, 1500, 0, 1460),
+        (UDP4, 1500, 300, mapping.MSS_MIN),
+    ],
+)
+def test_a_segment_fits_what_mssfix_allows(endpoint, mtu, mssfix, mss4):
+    settings = TunnelSettings(ifconfig4=V4, mtu=mtu, mssfix=mssfix)
+    assert mapping.open_forwarding(settings, endpoint).mss4 == mss4
