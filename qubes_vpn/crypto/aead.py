@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import (
@@ -11,7 +11,22 @@ from cryptography.hazmat.primitives.ciphers.aead import (
 )
 
 from qubes_vpn.crypto.keys import DirectionKeys
-from qubes_vpn.errors import AuthenticationError
+
+__all__ = [
+    "CIPHERS",
+    "DIGESTS",
+    "NONCE_SIZE",
+    "TAG_SIZE",
+    "AeadCipher",
+    "AeadFunction",
+    "CipherSpec",
+    "InvalidTag",
+    "cipher_spec",
+    "copying",
+    "digest_name",
+    "digest_size",
+    "find_cipher",
+]
 
 TAG_SIZE: Final = 16
 NONCE_SIZE: Final = 12
@@ -99,14 +114,16 @@ class AeadCipher:
     """An AEAD cipher under one direction's key.
 
     seal(nonce, plaintext, aad, out) writes ciphertext and tag, open(nonce,
-    ciphertext and tag, aad, out) writes plaintext; both return the bytes
-    written. out must have room for them exactly or more. The buffers may
-    not overlap. open raises AuthenticationError "bad-tag".
+    ciphertext and tag, aad, out) writes plaintext; both return how many
+    bytes. out has exactly that size, and overlaps no other argument. open
+    raises InvalidTag, of this module, for anything that is not authentic;
+    what out holds then is undefined.
 
-    Where cryptography has encrypt_into (47 and newer), nothing is copied.
+    Where cryptography has encrypt_into (47 and newer) both are its own
+    methods: nothing is copied.
     """
 
-    __slots__ = ("_aead", "implicit_iv", "open", "seal")
+    __slots__ = ("implicit_iv", "open", "seal")
 
     seal: AeadFunction
     open: AeadFunction
@@ -115,4 +132,30 @@ class AeadCipher:
         """name: one of CIPHERS whose kind is "aead"."""
         spec = cipher_spec(name)
         assert spec.kind == "aead"
-        raise NotImplementedError
+        assert len(keys.cipher_key) == spec.key_size
+        self.implicit_iv = keys.implicit_iv
+        aead: Any
+        if spec.name == "CHACHA20-POLY1305":
+            aead = ChaCha20Poly1305(keys.cipher_key)
+        else:
+            aead = AESGCM(keys.cipher_key)
+        if hasattr(aead, "encrypt_into"):
+            self.seal, self.open = aead.encrypt_into, aead.decrypt_into
+        else:
+            self.seal = copying(aead.encrypt)
+            self.open = copying(aead.decrypt)
+
+
+def copying(function: Callable[..., bytes]) -> AeadFunction:
+    """Turn a function that returns bytes into one that writes to out."""
+
+    def into(
+        nonce: Readable, content: Readable, aad: Readable | None, out: Writable
+    ) -> int:
+        result = function(nonce, content, aad)
+        if len(result) != len(out):
+            raise ValueError(f"buffer must be {len(result)} bytes")
+        out[:] = result
+        return len(result)
+
+    return into

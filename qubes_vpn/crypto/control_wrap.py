@@ -159,8 +159,12 @@ class TlsAuthWrap:
         *,
         window: int = 64,
         seconds: float = 15,
+        start: int = 0,
     ) -> None:
-        """key: 256 bytes. direction: ours, 0, 1 or None (bidirectional)."""
+        """key: 256 bytes. direction: ours, 0, 1 or None (bidirectional).
+
+        start: the packet id before the first one sent.
+        """
         first, second = split_key2(key)
         self._digest = digest_name(digest)
         if not self._digest:
@@ -174,7 +178,7 @@ class TlsAuthWrap:
         }[direction]
         self._send_key = ours.hmac[:size]
         self._receive_key = theirs.hmac[:size]
-        self._packet_ids = _PacketIds()
+        self._packet_ids = _PacketIds(start)
         self._window = PairReplayWindow(window, seconds)
 
     @property
