@@ -1,194 +1,56 @@
 """A client profile as a value: parsed once, checked, immutable."""
 
-from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
 
+from qubes_vpn.config import client
+from qubes_vpn.config.document import Document, ReadFile
+from qubes_vpn.config.foreign import recognise
+from qubes_vpn.config.model import (
+    ClientProfile,
+    ControlWrapKey,
+    Credentials,
+    Identity,
+    Proxy,
+    Remote,
+    ServerCheck,
+    TlsOptions,
+)
+from qubes_vpn.errors import ConfigError, Problem
 
-@dataclass(frozen=True, slots=True)
-class Remote:
-    """One `remote`: where a server is said to be.
-
-    host: a name or an address. proto: udp or tcp. family: 4, 6 or 0 (any).
-    socks and http: the proxy of its connection block, or None.
-    """
-
-    host: str
-    port: int = 1194
-    proto: str = "udp"
-    family: int = 0
-    proxy: "Proxy | None" = None
-    connect_timeout: int = 120
-    explicit_exit_notify: int = 0
-    lport: int = 0
-    local: str = ""
-    mssfix: int | None = None
-    tun_mtu: int | None = None
-    fragment: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    """An HTTP or SOCKS5 proxy before the server."""
-
-    kind: str
-    host: str
-    port: int
-    auth: str = "none"
-    username: str = ""
-    password: str = field(repr=False, default="")
-    user_agent: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ControlWrapKey:
-    """Which control wrap, and its key: 256 bytes, or tls-crypt-v2's.
-
-    kind: plain, tls-auth, tls-crypt or tls-crypt-v2. direction: 0, 1 or
-    None (both ways with the same key), for tls-auth. wkc: the wrapped
-    client key of tls-crypt-v2.
-    """
-
-    kind: str = "plain"
-    key: bytes = field(repr=False, default=b"")
-    direction: int | None = None
-    digest: str = "SHA1"
-    wkc: bytes = field(repr=False, default=b"")
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Our certificate, its chain and its key, as PEM; empty when none.
-
-    passphrase: of an encrypted key, when askpass gave it.
-    pkcs12: DER, instead of the others.
-    """
-
-    certificate: bytes = b""
-    chain: bytes = b""
-    key: bytes = field(repr=False, default=b"")
-    passphrase: bytes | None = field(repr=False, default=None)
-    pkcs12: bytes = field(repr=False, default=b"")
-
-
-@dataclass(frozen=True, slots=True)
-class ServerCheck:
-    """What makes a server the right one. All that is set must hold.
-
-    fingerprints: SHA-256 of the leaf, 32 bytes each. verify_hash: the
-    digest's name and value for a certificate of the chain. name: of
-    verify-x509-name, with name_type subject, name or name-prefix.
-    eku: an OID or a name; ku: accepted key usage bit masks (0: any present).
-    crl: PEM certificate lists.
-    """
-
-    ca: bytes = b""
-    fingerprints: tuple[bytes, ...] = ()
-    verify_hash: tuple[str, bytes] | None = None
-    name: str = ""
-    name_type: str = ""
-    eku: str = ""
-    ku: tuple[int, ...] | None = None
-    crl: bytes = b""
-    username_field: str = "CN"
-    ns_cert_type: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class TlsOptions:
-    """How TLS is spoken. Versions as "1.2" or "1.3"; lists by OpenVPN."""
-
-    version_min: str = "1.2"
-    version_max: str = ""
-    cipher: str = ""
-    ciphersuites: str = ""
-    groups: str = ""
-    cert_profile: str = "legacy"
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """A user's name and password. None: to be asked for."""
-
-    username: str | None = None
-    password: str | None = field(repr=False, default=None)
-
-
-@dataclass(frozen=True, slots=True)
-class ClientProfile:
-    """Everything that a client needs; no file is read after this.
-
-    auth_user_pass: None when the profile does not ask for a password.
-    pull_filters: (accept, ignore or reject; prefix), in order. Times are
-    seconds, sizes bytes; 0 means off unless said otherwise.
-    notes: directives that are not applied, with line and reason.
-    """
-
-    remotes: tuple[Remote, ...]
-    server_check: ServerCheck
-    identity: Identity = field(default_factory=Identity)
-    control_wrap: ControlWrapKey = field(default_factory=ControlWrapKey)
-    tls: TlsOptions = field(default_factory=TlsOptions)
-    auth_user_pass: Credentials | None = None
-    auth_retry: str = "none"
-    auth_nocache: bool = False
-    static_challenge: tuple[str, bool] | None = None
-    data_ciphers: tuple[str, ...] = (
-        "AES-256-GCM",
-        "AES-128-GCM",
-        "CHACHA20-POLY1305",
-    )
-    data_ciphers_fallback: str = ""
-    cipher: str = "BF-CBC"
-    auth: str = "SHA1"
-    pull: bool = True
-    route_nopull: bool = False
-    pull_filters: tuple[tuple[str, str], ...] = ()
-    remote_random: bool = False
-    resolv_retry: int = -1
-    connect_retry: tuple[int, int] = (1, 30)
-    connect_retry_max: int = 0
-    hand_window: int = 60
-    tran_window: int = 3600
-    tls_timeout: int = 2
-    reneg_sec: int = 3600
-    reneg_sec_min: int = 0
-    reneg_bytes: int = -1
-    reneg_pkts: int = 0
-    ping: int = 0
-    ping_restart: int = 120
-    ping_exit: int = 0
-    ping_timer_rem: bool = False
-    inactive: int = 0
-    inactive_bytes: int = 0
-    session_timeout: int = 0
-    replay_window: int = 64
-    replay_time: int = 15
-    float_: bool = False
-    tun_mtu: int = 1500
-    tun_mtu_max: int = 1600
-    link_mtu: int = 0
-    mssfix: int = -1
-    fragment: int = 0
-    max_packet_size: int = 1250
-    sndbuf: int = 0
-    rcvbuf: int = 0
-    ifconfig: tuple[str, str] | None = None
-    ifconfig6: tuple[str, str] | None = None
-    topology: str = ""
-    routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
-    redirect_gateway: tuple[str, ...] | None = None
-    dns: tuple[str, ...] = ()
-    search: tuple[str, ...] = ()
-    block_ipv6: bool = False
-    compression: str = ""
-    allow_compression: str = "no"
-    secret: tuple[bytes, int | None] | None = field(repr=False, default=None)
-    push_peer_info: bool = False
-    peer_info: tuple[tuple[str, str], ...] = ()
-    dev: str = "tun"
-    notes: tuple[tuple[int, str, str], ...] = ()
-
+__all__ = [
+    "ClientProfile",
+    "ControlWrapKey",
+    "Credentials",
+    "Identity",
+    "Profile",
+    "Proxy",
+    "ReadFile",
+    "Remote",
+    "ServerCheck",
+    "TlsOptions",
+    "parse_client_profile",
+]
 
 Profile: TypeAlias = ClientProfile
+
+
+def parse_client_profile(
+    text: str, name: str, read_file: ReadFile
+) -> ClientProfile:
+    """Parse a client's profile and check it.
+
+    name: of the file, for messages. read_file: gives the bytes of a file
+    that the profile names; it resolves relative names, and raises OSError
+    or ValueError.
+    Raises ConfigError with every problem found, and nothing else.
+    """
+    foreign = recognise(text)
+    if foreign:
+        raise ConfigError([Problem(name, 0, 0, foreign)])
+    doc = Document(name, read_file)
+    doc.load(text, name)
+    doc.finish()
+    profile = client.build(doc)
+    if doc.problems:
+        raise ConfigError(doc.problems)
+    return profile

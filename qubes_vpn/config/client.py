@@ -1,0 +1,361 @@
+"""A client's profile from its document, with the checks across fields."""
+
+from typing import Any, Final
+
+from qubes_vpn.config import endpoints, trust
+from qubes_vpn.config.document import Document, Item
+from qubes_vpn.config.material import name_and_password, static_key
+from qubes_vpn.config.model import ClientProfile, Credentials
+from qubes_vpn.config.tunnel import (
+    DATA_CIPHERS,
+    DIGESTS,
+    TOPOLOGIES,
+    DnsOptions,
+    cipher_name,
+    digest_name,
+    framing,
+    routes,
+)
+
+UNLIMITED: Final = -1
+PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
+DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
+# The inner size that `mssfix` without an argument means for `fragment`.
+MSSFIX_OFF: Final = 0
+AUTO: Final = -1
+
+
+def build(doc: Document) -> ClientProfile:
+    """Turn a document into a profile; problems stay in the document."""
+    _check_mode(doc)
+    remotes = endpoints.remotes(doc)
+    wrap = trust.control_wrap(doc)
+    ciphers, fallback = data_ciphers(doc)
+    fields: dict[str, Any] = {}
+    for part in (_timing, _rekeying, _addresses, _sizes, _login, _rest):
+        fields |= part(doc)
+    profile = ClientProfile(
+        remotes=remotes,
+        server_check=trust.server_check(doc),
+        identity=trust.identity(doc),
+        control_wrap=wrap,
+        tls=trust.tls_options(doc),
+        data_ciphers=ciphers,
+        data_ciphers_fallback=fallback,
+        cipher=cipher_name(doc.value("cipher", "BF-CBC")),
+        auth=_digest(doc),
+        **fields,
+        notes=tuple(doc.notes),
+    )
+    if not doc.problems:
+        _check_across(doc, profile)
+    return profile
+
+
+# -- checks -------------------------------------------------------------------
+
+
+def _check_mode(doc: Document) -> None:
+    device = doc.last("dev")
+    kind = doc.last("dev-type")
+    for item in (device, kind):
+        if item and item.values[0].startswith("tap"):
+            message = (
+                "tap (layer 2) is not supported; ask for a profile with dev tun"
+            )
+            doc.report(item.statement, message, 1)
+    mode = doc.last("mode")
+    if mode and mode.values[0] != "p2p":
+        doc.report(mode.statement, "mode server is for a server's profile", 1)
+    secret = doc.last("secret")
+    tls = doc.last("client", "tls-client", "pull")
+    if secret and tls:
+        message = f"secret and {tls.row.name} exclude another"
+        doc.report(secret.statement, message)
+
+
+def _check_across(doc: Document, profile: ClientProfile) -> None:
+    if profile.secret:
+        if not profile.ifconfig and not profile.ifconfig6:
+            doc.complain("secret needs ifconfig: nobody pushes addresses")
+        return
+    if not doc.has("client") and not doc.has("tls-client"):
+        doc.complain('the line "client" is missing (or tls-client, or secret)')
+        return
+    check = profile.server_check
+    if not check.ca and not check.fingerprints and not profile.identity.pkcs12:
+        message = (
+            "would accept any server: ca or peer-fingerprint is missing;"
+            " ask the operator for the certificate"
+        )
+        doc.complain(message)
+    if not any(doc.has(name) for name in PASSWORD_DIRECTIVES):
+        message = (
+            "does not say who you are: cert and key, pkcs12 or"
+            " auth-user-pass is missing"
+        )
+        doc.complain(message)
+    login = doc.last("auth-user-pass")
+    if login and not profile.pull:
+        doc.report(login.statement, "auth-user-pass needs client, or pull")
+    for name in ("tun-mtu", "link-mtu"):
+        others = doc.last("tun-mtu") and doc.last("link-mtu")
+        if others and name == "link-mtu":
+            item = doc.last(name)
+            assert item is not None
+            doc.report(item.statement, "tun-mtu and link-mtu exclude another")
+
+
+def _digest(doc: Document) -> str:
+    item = doc.last("auth")
+    name = digest_name(item.values[0]) if item else "SHA1"
+    if item and name not in DIGESTS:
+        message = f"auth: unknown digest {item.values[0][:32]}"
+        doc.report(item.statement, message, 1)
+    return name
+
+
+# -- parts -------------------------------------------------------------------
+
+
+def data_ciphers(doc: Document) -> tuple[tuple[str, ...], str]:
+    """Give the ciphers to offer, and the one to use without negotiation."""
+    item = doc.last("data-ciphers")
+    words = (item.values[0] if item else DEFAULT_CIPHERS).split(":")
+    if "DEFAULT" in words:
+        at = words.index("DEFAULT")
+        words[at : at + 1] = DEFAULT_CIPHERS.split(":")
+    found: list[str] = []
+    for word in words:
+        name = cipher_name(word.lstrip("?"))
+        if name in DATA_CIPHERS:
+            found.append(name)
+        elif item:
+            doc.note(item.statement, f"{name[:40]} is not offered")
+    if item and not found:
+        message = f"{item.row.name}: none of these ciphers is supported"
+        doc.report(item.statement, message, 1)
+    fallback = doc.last("data-ciphers-fallback")
+    name = cipher_name(fallback.values[0]) if fallback else ""
+    if fallback and name not in DATA_CIPHERS:
+        doc.note(fallback.statement, f"{name[:40]} is not supported")
+        name = ""
+    old = cipher_name(doc.value("cipher", ""))
+    compat = _compat(doc)
+    if compat and old in DATA_CIPHERS:
+        if compat < (2, 5):
+            found.append(old)
+        if compat < (2, 4):
+            name = name or old
+    return tuple(dict.fromkeys(found)), name
+
+
+def _compat(doc: Document) -> tuple[int, ...]:
+    """Give the version that compat-mode names, as numbers, or nothing."""
+    item = doc.last("compat-mode")
+    if item is None:
+        return ()
+    try:
+        return tuple(int(part) for part in item.values[0].split(".")[:3])
+    except ValueError:
+        message = "compat-mode needs a version such as 2.4.0"
+        doc.report(item.statement, message, 1)
+        return ()
+
+
+def unlimited(doc: Document, name: str, word: str, other: int) -> int:
+    """Read a number, or the word that means there is no limit."""
+    item = doc.last(name)
+    if item is None:
+        return other
+    text = item.values[0]
+    if text == word:
+        return other
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        doc.report(item.statement, f"{name} needs a number or {word}", 1)
+        return other
+    return int(text)
+
+
+def _timing(doc: Document) -> dict[str, Any]:
+    """Read ping and its relatives; keepalive sets both, as it stands."""
+    ping = doc.value("ping", 0)
+    restart = doc.value("ping-restart", 120)
+    leave = doc.value("ping-exit", 0)
+    item = doc.last("keepalive")
+    if item:
+        for name in ("ping", "ping-restart"):
+            if doc.has(name):
+                message = f"keepalive and {name} exclude another"
+                doc.report(item.statement, message)
+        ping, restart = item.values
+        if ping and restart < 2 * ping:
+            message = "keepalive: the second is at least twice the first"
+            doc.report(item.statement, message, 2)
+    if leave and not doc.has("ping-restart") and not item:
+        restart = 0
+    retry = doc.last("connect-retry")
+    first = retry.values[0] if retry else 1
+    return {
+        "ping": ping,
+        "ping_restart": restart,
+        "ping_exit": leave,
+        "ping_timer_rem": doc.has("ping-timer-rem"),
+        "inactive": doc.value("inactive", 0),
+        "inactive_bytes": doc.value("inactive", 0, 1),
+        "session_timeout": doc.value("session-timeout", 0),
+        "resolv_retry": unlimited(doc, "resolv-retry", "infinite", UNLIMITED),
+        "connect_retry": (
+            first,
+            retry.value(1, max(first, 30)) if retry else 30,
+        ),
+        "connect_retry_max": unlimited(
+            doc, "connect-retry-max", "unlimited", 0
+        ),
+        "remote_random": doc.has("remote-random"),
+    }
+
+
+def _rekeying(doc: Document) -> dict[str, Any]:
+    reneg = doc.last("reneg-sec")
+    return {
+        "hand_window": doc.value("hand-window", 60),
+        "tran_window": doc.value("tran-window", 3600),
+        "tls_timeout": doc.value("tls-timeout", 2),
+        "reneg_sec": reneg.values[0] if reneg else 3600,
+        "reneg_sec_min": reneg.value(1, 0) if reneg else 0,
+        "reneg_bytes": doc.value("reneg-bytes", AUTO),
+        "reneg_pkts": doc.value("reneg-pkts", 0),
+        "replay_window": doc.value("replay-window", 64),
+        "replay_time": doc.value("replay-window", 15, 1),
+    }
+
+
+def _addresses(doc: Document) -> dict[str, Any]:
+    def refuse(item: Item, reason: str) -> None:
+        doc.note(item.statement, reason)
+
+    dns = DnsOptions(refuse)
+    for item in doc.all("dhcp-option") + doc.all("dns"):
+        dns.add(item)
+    ifconfig = doc.last("ifconfig")
+    ifconfig6 = doc.last("ifconfig-ipv6")
+    redirect = doc.last("redirect-gateway")
+    return {
+        "ifconfig": ifconfig.values if ifconfig else None,
+        "ifconfig6": tuple(map(str, ifconfig6.values)) if ifconfig6 else None,
+        "topology": trust.one_of(doc, "topology", TOPOLOGIES, ""),
+        "routes": routes(
+            doc.all("route"),
+            doc.all("route-ipv6"),
+            doc.value("route-metric", 0),
+            refuse,
+        ),
+        "redirect_gateway": redirect.values if redirect else None,
+        "dns": tuple(map(str, dns.resolvers)),
+        "search": dns.search,
+        "block_ipv6": doc.has("block-ipv6"),
+        "route_nopull": doc.has("route-nopull"),
+        "pull_filters": _pull_filters(doc),
+    }
+
+
+def _pull_filters(doc: Document) -> tuple[tuple[str, str], ...]:
+    found = []
+    for item in doc.all("pull-filter"):
+        action, prefix = item.values
+        if action not in {"accept", "ignore", "reject"}:
+            message = "pull-filter needs accept, ignore or reject"
+            doc.report(item.statement, message, 1)
+        found.append((action, prefix))
+    return tuple(found)
+
+
+def _sizes(doc: Document) -> dict[str, Any]:
+    mtu = doc.value("tun-mtu", 1500)
+    mssfix = doc.last("mssfix")
+    allowed = trust.one_of(
+        doc, "allow-compression", ("yes", "no", "asym"), "no"
+    )
+    compression = ""
+    for item in sorted(
+        doc.all("compress") + doc.all("comp-lzo"), key=lambda item: item.order
+    ):
+        try:
+            compression = framing(item)
+        except ValueError as error:
+            doc.report(item.statement, str(error), 1)
+    return {
+        "tun_mtu": mtu,
+        "tun_mtu_max": max(mtu, doc.value("tun-mtu-max", 1600)),
+        "link_mtu": doc.value("link-mtu", 0),
+        "mssfix": mssfix.value(0, AUTO) if mssfix else AUTO,
+        "fragment": doc.value("fragment", 0),
+        "max_packet_size": doc.value("max-packet-size", 1250),
+        "sndbuf": doc.value("sndbuf", 0),
+        "rcvbuf": doc.value("rcvbuf", 0),
+        "float_": doc.has("float"),
+        "compression": compression,
+        "allow_compression": allowed,
+    }
+
+
+def _login(doc: Document) -> dict[str, Any]:
+    challenge = doc.last("static-challenge")
+    return {
+        "auth_user_pass": _credentials(doc),
+        "auth_retry": trust.one_of(
+            doc, "auth-retry", ("none", "nointeract", "interact"), "none"
+        ),
+        "auth_nocache": doc.has("auth-nocache"),
+        "static_challenge": (
+            (challenge.values[0], challenge.values[1] == "1")
+            if challenge
+            else None
+        ),
+        "secret": _secret(doc),
+        "push_peer_info": doc.has("push-peer-info"),
+        "peer_info": tuple(
+            (item.values[0], item.value(1, ""))
+            for item in doc.all("setenv")
+            if item.values[0].startswith(("UV_", "IV_"))
+        ),
+    }
+
+
+def _credentials(doc: Document) -> Credentials | None:
+    """Read auth-user-pass. A file that is missing is not a problem.
+
+    Profiles of providers name a file of their own place; whoever uses the
+    profile is asked for the name and password then.
+    """
+    item = doc.last("auth-user-pass")
+    if item is None:
+        return None
+    if item.statement.block is None and item.values:
+        path = item.values[0]
+        try:
+            doc.read_raw(path)
+        except (OSError, ValueError):
+            doc.note(item.statement, f"{path} is not there: you are asked")
+            return Credentials()
+    if not item.values and item.statement.block is None:
+        return Credentials()
+    found = doc.material("auth-user-pass")
+    if found is None:
+        return Credentials()
+    return Credentials(*name_and_password(doc, found))
+
+
+def _secret(doc: Document) -> tuple[bytes, int | None] | None:
+    found = doc.material("secret")
+    if found is None:
+        return None
+    return static_key(doc, found), trust.key_direction(doc, "secret")
+
+
+def _rest(doc: Document) -> dict[str, Any]:
+    return {
+        "pull": doc.has("client") or doc.has("pull"),
+        "dev": doc.value("dev", "tun"),
+    }

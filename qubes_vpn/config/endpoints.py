@@ -1,0 +1,199 @@
+"""Where the servers are: remotes, connection blocks and proxies."""
+
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Final
+
+from qubes_vpn.config.document import Document, Item
+from qubes_vpn.config.material import name_and_password
+from qubes_vpn.config.model import Proxy, Remote
+
+REMOTES_MAX: Final = 512
+PRIVILEGED: Final = 1024
+DEFAULT_PORT: Final = 1194
+# Before 2.4, servers were tried for 10 s; 120 s is what 2.6 waits.
+CONNECT_TIMEOUT: Final = 120
+HTTP_AUTH: Final = ("none", "basic", "auto", "auto-nct", "ntlm", "ntlm2")
+
+
+def remotes(doc: Document) -> tuple[Remote, ...]:
+    """Give every server to try, in order; a problem when there is none.
+
+    As in OpenVPN, connection blocks stand instead of `remote` lines.
+    """
+    found = [
+        _remote(inner, item)
+        for inner in doc.connections
+        if (item := _one_remote(inner)) is not None
+    ]
+    if not found:
+        found = [_remote(doc, item) for item in doc.all("remote")]
+    elif doc.has("remote"):
+        first = doc.all("remote")[0].statement
+        doc.note(first, "connection blocks are used instead")
+    if len(found) > REMOTES_MAX:
+        doc.complain(f"over {REMOTES_MAX} servers")
+    if not found and not doc.problems:
+        doc.complain('names no server: a line "remote HOST PORT" is missing')
+    _check_ports(doc)
+    return tuple(found[:REMOTES_MAX])
+
+
+def _one_remote(inner: Document) -> Item | None:
+    own = inner.all("remote")
+    return own[-1] if own else None
+
+
+def _check_ports(doc: Document) -> None:
+    for scope in (doc, *doc.connections):
+        for item in scope.all("lport"):
+            if 0 < item.values[0] < PRIVILEGED:
+                message = f"lport below {PRIVILEGED} is refused: use nobind"
+                doc.report(item.statement, message, 1)
+        for item in scope.all("lport") + scope.all("local"):
+            if scope.has("nobind"):
+                message = f"{item.row.name} and nobind contradict each other"
+                doc.report(item.statement, message)
+        for item in scope.all("bind"):
+            if scope.has("nobind"):
+                doc.report(item.statement, "bind and nobind contradict")
+
+
+def protocol(doc: Document, word: str, item: Item) -> tuple[str, int]:
+    """Split udp4, tcp6-client and the like into protocol and family."""
+    if word.endswith("-server"):
+        message = f"{word} is for a server; write {word[:-7]}"
+        doc.report(item.statement, message)
+    base = word.split("-", 1)[0]
+    return base[:3], int(base[3:] or 0)
+
+
+def _remote(doc: Document, item: Item) -> Remote:
+    host = item.values[0]
+    word = item.value(2) or doc.value("proto", "udp")
+    proto, family = protocol(doc, word, item)
+    if not family and ":" in host:
+        family = 6
+    port = item.value(1)
+    if port is None:
+        ported = doc.last("port", "rport")
+        port = ported.values[0] if ported else DEFAULT_PORT
+    fragment = doc.value("fragment", 0)
+    if fragment and proto != "udp":
+        doc.report(item.statement, "fragment needs UDP")
+    remote = Remote(
+        host=host,
+        port=port,
+        proto=proto,
+        family=family,
+        connect_timeout=doc.value("connect-timeout", CONNECT_TIMEOUT),
+        explicit_exit_notify=_exit_notify(doc, proto),
+        lport=doc.value("lport", 0),
+        local=_local(doc),
+        mssfix=doc.value("mssfix", None),
+        tun_mtu=doc.value("tun-mtu", None),
+        fragment=fragment,
+    )
+    return replace(remote, proxy=_proxy(doc, proto, item))
+
+
+def _exit_notify(doc: Document, proto: str) -> int:
+    item = doc.last("explicit-exit-notify")
+    if item is None or proto != "udp":
+        return 0
+    return int(item.value(0, 1))
+
+
+def _local(doc: Document) -> str:
+    item = doc.last("local")
+    if item is None or item.values[0] == "*":
+        return ""
+    try:
+        return str(ip_address(item.values[0]))
+    except ValueError:
+        doc.note(item.statement, "names no address; any address is used")
+        return ""
+
+
+def _proxy(doc: Document, proto: str, at: Item) -> Proxy | None:
+    socks = doc.last("socks-proxy")
+    http = doc.last("http-proxy")
+    if socks and http:
+        doc.report(http.statement, "http-proxy and socks-proxy exclude another")
+        return None
+    if http:
+        return _http_proxy(doc, http, proto, at)
+    if not socks:
+        return None
+    name = password = None
+    if path := socks.value(2):
+        found = doc.read(socks.statement, path)
+        if found:
+            name, password = name_and_password(doc, found)
+    return Proxy(
+        "socks",
+        socks.values[0],
+        socks.value(1, 1080),
+        "basic" if name else "none",
+        name or "",
+        password or "",
+    )
+
+
+def _http_proxy(
+    doc: Document, item: Item, proto: str, at: Item
+) -> Proxy | None:
+    if proto != "tcp":
+        message = "http-proxy needs TCP: write proto tcp"
+        doc.report(at.statement, message)
+        return None
+    # http-proxy HOST PORT [FILE|auto|auto-nct|none] [METHOD]
+    source = item.value(2, "none")
+    auth = "none"
+    name = password = None
+    if source in {"auto", "auto-nct"}:
+        auth = source
+    elif source != "none":
+        auth = item.value(3, "basic")
+        found = doc.read(item.statement, source)
+        if found:
+            name, password = name_and_password(doc, found)
+    outer = doc.outer or doc
+    if (own := outer.material("http-proxy-user-pass")) is not None:
+        name, password = name_and_password(doc, own)
+        auth = auth if auth != "none" else "basic"
+    if auth not in HTTP_AUTH:
+        doc.report(item.statement, "http-proxy: unknown method", 4)
+    if auth == "ntlm":
+        doc.report(item.statement, "http-proxy: write ntlm2, ntlm is unsafe", 4)
+    agent, headers = _http_options(doc)
+    return Proxy(
+        "http",
+        item.values[0],
+        item.values[1],
+        auth,
+        name or "",
+        password or "",
+        agent,
+        headers,
+    )
+
+
+def _http_options(doc: Document) -> tuple[str, tuple[tuple[str, str], ...]]:
+    agent = ""
+    headers: list[tuple[str, str]] = []
+    outer = doc.outer.all("http-proxy-option") if doc.outer else []
+    for item in outer + doc.all("http-proxy-option"):
+        kind, words = item.values[0], item.values[1:]
+        if not all(w.isprintable() for w in words):
+            doc.report(item.statement, "http-proxy-option: not printable", 2)
+        elif kind == "AGENT" and len(words) == 1:
+            agent = words[0]
+        elif kind == "CUSTOM-HEADER" and words:
+            name, _, rest = words[0].partition(":")
+            value = words[1] if len(words) > 1 else rest
+            headers.append((name.strip(), value.strip()))
+        elif kind != "VERSION" or len(words) != 1:
+            message = "http-proxy-option takes AGENT, VERSION, CUSTOM-HEADER"
+            doc.report(item.statement, message, 1)
+    return agent, tuple(headers)

@@ -1,0 +1,291 @@
+"""Who the server is and who we are: certificates, keys, the control wrap."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+from qubes_vpn.config.document import Document, Material
+from qubes_vpn.config.material import static_key, tls_crypt_v2_client
+from qubes_vpn.config.model import (
+    ControlWrapKey,
+    Identity,
+    ServerCheck,
+    TlsOptions,
+)
+from qubes_vpn.config.values import hex_pairs
+
+SHA256_SIZE: Final = 32
+HASH_SIZES: Final = {"SHA1": 20, "SHA256": SHA256_SIZE}
+TLS_VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
+CERT_PROFILES: Final = ("legacy", "preferred", "insecure", "suiteb")
+NAME_TYPES: Final = ("subject", "name", "name-prefix")
+ANY_USAGE: Final = 0
+EKU_OF: Final = {
+    "server": "TLS Web Server Authentication",
+    "client": "TLS Web Client Authentication",
+}
+WRAPS: Final = ("tls-auth", "tls-crypt", "tls-crypt-v2")
+
+_CERTIFICATE: Final = re.compile(
+    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?"
+    rb"-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
+    re.DOTALL,
+)
+
+
+def one_of(doc: Document, name: str, names: Iterable[str], default: str) -> Any:  # noqa: ANN401
+    """Give the first argument of `name`, which must be one of `names`."""
+    item = doc.last(name)
+    if item is None:
+        return default
+    word = item.values[0]
+    if word not in names:
+        listed = ", ".join(names)
+        doc.report(item.statement, f"{name} needs one of: {listed}", 1)
+        return default
+    return word
+
+
+def pem(doc: Document, name: str) -> bytes:
+    """Read a directive that holds PEM certificates or keys."""
+    found = doc.material(name)
+    if found is None:
+        return b""
+    if b"-----BEGIN " not in found.content:
+        what = "is empty" if not found.content.strip() else "is not PEM text"
+        doc.problems.append(found.problem(what))
+        return b""
+    return found.content
+
+
+# -- the server ---------------------------------------------------------------
+
+
+def server_check(doc: Document) -> ServerCheck:
+    """Read everything that makes a server the right one."""
+    doc.conflict(
+        ("peer-fingerprint", "verify-hash"),
+        "peer-fingerprint and verify-hash exclude another",
+    )
+    eku, ku = _usages(doc)
+    name = doc.last("verify-x509-name")
+    name_type = name.value(1, "subject") if name else ""
+    if name and name_type not in NAME_TYPES:
+        message = "verify-x509-name needs subject, name or name-prefix"
+        doc.report(name.statement, message, 2)
+    ns_cert_type = one_of(doc, "ns-cert-type", ("server", "client"), "")
+    return ServerCheck(
+        ca=pem(doc, "ca"),
+        fingerprints=_fingerprints(doc),
+        verify_hash=_verify_hash(doc),
+        name=name.values[0] if name else "",
+        name_type=name_type,
+        eku=eku,
+        ku=ku,
+        crl=crl(doc),
+        username_field=doc.value("x509-username-field", "CN"),
+        ns_cert_type=ns_cert_type,
+    )
+
+
+def crl(doc: Document) -> bytes:
+    """Read crl-verify's list, as PEM."""
+    item = doc.last("crl-verify")
+    if item and item.value(1) is not None:
+        message = "crl-verify: a folder is not read; name one PEM file"
+        doc.report(item.statement, message, 2)
+        return b""
+    return pem(doc, "crl-verify")
+
+
+def _usages(doc: Document) -> tuple[str, tuple[int, ...] | None]:
+    """Read the required extended key usage and key usages; last one wins."""
+    eku = doc.value("remote-cert-eku", "")
+    ku: tuple[int, ...] | None = None
+    if (item := doc.last("remote-cert-ku")) is not None:
+        ku = item.values or (ANY_USAGE,)
+    if doc.has("remote-cert-tls"):
+        role = one_of(doc, "remote-cert-tls", EKU_OF, "server")
+        eku = EKU_OF[role]
+        ku = ku or (ANY_USAGE,)
+    return eku, ku
+
+
+def _fingerprints(doc: Document) -> tuple[bytes, ...]:
+    found: list[bytes] = []
+    for item in doc.all("peer-fingerprint"):
+        block = item.statement.block
+        if block is None:
+            if isinstance(item.values[0], bytes):
+                found += _sized(doc, [(item.values[0], item.statement.line)])
+            continue
+        found += _sized(doc, _hash_lines(doc, block, item.statement.line))
+    return tuple(dict.fromkeys(found))
+
+
+def _hash_lines(
+    doc: Document, block: str, line: int
+) -> list[tuple[bytes, int]]:
+    found = []
+    for number, text in enumerate(block.split("\n"), line + 1):
+        word = text.strip()
+        if not word or word[0] in "#;":
+            continue
+        try:
+            found.append((hex_pairs(word), number))
+        except ValueError as error:
+            doc.complain(f"line {number}: {error}")
+    return found
+
+
+def _sized(doc: Document, hashes: list[tuple[bytes, int]]) -> list[bytes]:
+    for value, line in hashes:
+        if len(value) != SHA256_SIZE:
+            message = f"line {line}: a fingerprint has {SHA256_SIZE} bytes"
+            doc.complain(f"{message} (SHA-256), this one {len(value)}")
+    return [value for value, _ in hashes if len(value) == SHA256_SIZE]
+
+
+def _verify_hash(doc: Document) -> tuple[str, bytes] | None:
+    items = doc.all("verify-hash")
+    if not items:
+        return None
+    item = items[-1]
+    block = item.statement.block
+    if block is None:
+        algorithm = item.value(1, "SHA1")
+        hashes = [item.values[0]]
+    else:
+        algorithm = "SHA256"
+        lines = _hash_lines(doc, block, item.statement.line)
+        hashes = [value for value, _ in lines]
+    if len(hashes) != 1 or len(items) != 1:
+        doc.report(item.statement, "verify-hash: one hash is supported")
+        return None
+    if algorithm not in HASH_SIZES or len(hashes[0]) != HASH_SIZES[algorithm]:
+        message = "verify-hash needs a SHA1 hash, or a hash and SHA256"
+        doc.report(item.statement, message, 1)
+        return None
+    return algorithm, hashes[0]
+
+
+# -- ourselves ---------------------------------------------------------------
+
+
+def identity(doc: Document) -> Identity:
+    """Read our certificate and key; a problem when one lacks the other."""
+    passphrase = _passphrase(doc)
+    if (item := doc.last("pkcs12")) is not None:
+        for name in ("cert", "key"):
+            if doc.has(name):
+                message = f"pkcs12 and {name} exclude another"
+                doc.report(item.statement, message)
+        found = doc.material("pkcs12")
+        return Identity(
+            chain=pem(doc, "extra-certs"),
+            passphrase=passphrase,
+            pkcs12=_pkcs12(doc, found) if found else b"",
+        )
+    for name, other in (("cert", "key"), ("key", "cert")):
+        if doc.has(name) and not doc.has(other):
+            at = doc.last(name)
+            assert at is not None
+            doc.report(at.statement, f"{name} needs {other} beside it")
+    certificates = _CERTIFICATE.findall(pem(doc, "cert"))
+    item = doc.last("cert")
+    if item and not certificates and not doc.problems:
+        doc.report(item.statement, "cert: no certificate in it")
+    extra = pem(doc, "extra-certs")
+    return Identity(
+        certificate=b"".join(one + b"\n" for one in certificates[:1]),
+        chain=b"".join(
+            one + b"\n"
+            for one in certificates[1:] + _CERTIFICATE.findall(extra)
+        ),
+        key=pem(doc, "key"),
+        passphrase=passphrase,
+    )
+
+
+def _passphrase(doc: Document) -> bytes | None:
+    item = doc.last("askpass")
+    if item is None or not item.values:
+        return None
+    found = doc.read(item.statement, item.values[0])
+    return found.content.split(b"\n")[0].rstrip(b"\r") if found else None
+
+
+def _pkcs12(doc: Document, found: Material) -> bytes:
+    if found.path:
+        return found.content
+    try:
+        return base64.b64decode(b"".join(found.content.split()), validate=True)
+    except binascii.Error:
+        doc.problems.append(found.problem("is not base64"))
+        return b""
+
+
+# -- the control channel -----------------------------------------------------
+
+
+def control_wrap(doc: Document) -> ControlWrapKey:
+    """Read the control wrap of a profile or of a connection block."""
+    given = [name for name in WRAPS if doc.all(name)]
+    doc.conflict(given, " and ".join(given) + " exclude another")
+    for name in given:
+        found = doc.material(name)
+        if found is None:
+            continue
+        if name == "tls-crypt-v2":
+            key, wkc = tls_crypt_v2_client(doc, found)
+            return ControlWrapKey(name, key, wkc=wkc)
+        key = static_key(doc, found)
+        if name == "tls-crypt":
+            return ControlWrapKey(name, key)
+        return ControlWrapKey(
+            name, key, key_direction(doc, "tls-auth"), digest_of_tls_auth(doc)
+        )
+    return ControlWrapKey()
+
+
+def key_direction(doc: Document, name: str) -> int | None:
+    """Give the direction: the argument of `name`, or key-direction."""
+    written = [
+        (item.order, item.values[1])
+        for item in doc.all(name)
+        if len(item.values) > 1
+    ]
+    written += [(i.order, i.values[0]) for i in doc.all("key-direction")]
+    if not written and doc.outer:
+        return key_direction(doc.outer, name)
+    return max(written)[1] if written else None
+
+
+def digest_of_tls_auth(doc: Document) -> str:
+    """Give the digest that tls-auth uses: that of `auth`."""
+    item = (doc.outer or doc).last("auth")
+    digest = "SHA1" if item is None else item.values[0].upper()
+    if digest == "NONE" and item:
+        doc.report(item.statement, "tls-auth needs a digest, not auth none", 1)
+    return str(digest)
+
+
+def tls_options(doc: Document) -> TlsOptions:
+    """Read how TLS is spoken."""
+    version_min = one_of(doc, "tls-version-min", TLS_VERSIONS, "1.2")
+    version_max = one_of(doc, "tls-version-max", TLS_VERSIONS, "")
+    if version_max and version_max < version_min:
+        item = doc.last("tls-version-max")
+        assert item is not None
+        message = "tls-version-max is below tls-version-min"
+        doc.report(item.statement, message, 1)
+    return TlsOptions(
+        version_min=version_min,
+        version_max=version_max,
+        cipher=doc.value("tls-cipher", ""),
+        ciphersuites=doc.value("tls-ciphersuites", ""),
+        groups=doc.value("tls-groups", ""),
+        cert_profile=one_of(doc, "tls-cert-profile", CERT_PROFILES, "legacy"),
+    )
