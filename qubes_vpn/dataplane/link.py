@@ -1,0 +1,222 @@
+"""The link socket: datagrams, or a stream of framed packets.
+
+Both classes send packets and never block. What the network refuses is a
+counted drop; a stream that ended raises SessionError.
+"""
+
+import errno
+import socket
+from collections import deque
+from collections.abc import Callable, Generator
+from typing import Final
+
+from qubes_vpn.errors import SessionError
+from qubes_vpn.wire.framing import LENGTH_SIZE
+
+# What a full queue of data packets may hold, in bytes. Not more: what waits
+# here adds to the latency of everything behind it.
+QUEUE_MAX: Final = 256 * 1024
+# Room behind a packet that opening it may write to.
+SPARE: Final = 64
+DATAGRAM_MAX: Final = 65_535
+
+Drop = Callable[[str], None]
+Packets = Generator[tuple[memoryview, int], None, None]
+
+# The kernel's refusals, as slugs of drop counters. Anything else is an
+# "other" and does not end the session: ping-restart decides that.
+_SLUGS: Final = {
+    errno.EAGAIN: "full",
+    errno.ENOBUFS: "full",
+    errno.EPERM: "filtered",
+    errno.EMSGSIZE: "too-big",
+    errno.ECONNREFUSED: "refused",
+    errno.ENETUNREACH: "unreachable",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETDOWN: "unreachable",
+    errno.EIO: "down",
+    errno.EINVAL: "invalid",
+}
+
+
+def slug(prefix: str, error: OSError) -> str:
+    """Name a refusal of the kernel, such as "link-full"."""
+    return f"{prefix}-{_SLUGS.get(error.errno or 0, 'other')}"
+
+
+class DatagramLink:
+    """A connected, non-blocking UDP socket."""
+
+    stream = False
+    waiting = False
+
+    def __init__(self, sock: socket.socket, drop: Drop) -> None:
+        self.sock = sock
+        self._drop = drop
+        self._send = sock.send
+        self.buffer = memoryview(bytearray(DATAGRAM_MAX + SPARE))
+        self._window = self.buffer[:DATAGRAM_MAX]
+
+    def has_room(self) -> bool:
+        """Say that a data packet may be sealed: always."""
+        return True
+
+    def send(self, datagram: memoryview | bytes) -> bool:
+        """Send one datagram; False when it was dropped (and counted)."""
+        try:
+            self._send(datagram)
+        except ConnectionRefusedError:
+            # A pending error of an earlier one; this one was not sent yet.
+            return self._send_again(datagram)
+        except OSError as error:
+            self._drop(slug("link", error))
+            return False
+        return True
+
+    def _send_again(self, datagram: memoryview | bytes) -> bool:
+        try:
+            self._send(datagram)
+        except OSError as error:
+            self._drop(slug("link", error))
+            return False
+        return True
+
+    def flush(self) -> None:
+        """Send what waits: nothing does."""
+
+    def packets(self, limit: int) -> Packets:
+        """Give up to `limit` packets: a buffer, and the packet's size in it.
+
+        The packet is at the buffer's start, with SPARE bytes behind it, and
+        valid until the next one.
+        """
+        receive, window, buffer = self.sock.recv_into, self._window, self.buffer
+        for _ in range(limit):
+            try:
+                size = receive(window)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._drop(slug("link", error))
+                continue
+            yield buffer, size
+
+
+class StreamLink:
+    """A connected, non-blocking TCP socket; each packet after its length.
+
+    The receive buffer holds what one call delivers. OpenVPN's peers want
+    packet ids without a gap over TCP, so nothing is dropped once it is
+    sealed: ask has_room before.
+    """
+
+    stream = True
+
+    def __init__(self, sock: socket.socket, drop: Drop) -> None:
+        self.sock = sock
+        self._drop = drop
+        self._queue: deque[memoryview] = deque()
+        self._queued = 0
+        self._storage = bytearray(2 * DATAGRAM_MAX + SPARE)
+        self.buffer = memoryview(self._storage)
+        self._start = 0
+        self._end = 0
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for the socket to take it."""
+        return bool(self._queue)
+
+    def has_room(self) -> bool:
+        """Say whether a data packet may be sealed."""
+        return self._queued < QUEUE_MAX
+
+    def send(self, packet: memoryview | bytes) -> bool:
+        """Send one packet, now or later. Raises SessionError."""
+        return self.send_frames(
+            len(packet).to_bytes(LENGTH_SIZE) + bytes(packet)
+        )
+
+    def send_frames(self, frames: bytes | memoryview) -> bool:
+        """Send packets that have their lengths before them."""
+        sent = 0
+        if not self._queue:
+            sent = self._try(frames)
+            if sent == len(frames):
+                return True
+        rest = memoryview(bytes(memoryview(frames)[sent:]))
+        self._queue.append(rest)
+        self._queued += len(rest)
+        return True
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        while self._queue:
+            head = self._queue[0]
+            sent = self._try(head)
+            self._queued -= sent
+            if sent < len(head):
+                self._queue[0] = head[sent:]
+                return
+            self._queue.popleft()
+
+    def _try(self, frames: bytes | memoryview) -> int:
+        try:
+            return self.sock.send(frames)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _closed(error) from error
+
+    def receive(self) -> memoryview:
+        """Read once; give what is there and not consumed yet.
+
+        Raises SessionError "link-closed" when the stream has ended.
+        """
+        if self._start:
+            rest = self._end - self._start
+            self._storage[:rest] = self._storage[self._start : self._end]
+            self._start, self._end = 0, rest
+        try:
+            size = self.sock.recv_into(self.buffer[self._end : -SPARE])
+        except BlockingIOError:
+            size = 0
+        except OSError as error:
+            raise _closed(error) from error
+        else:
+            if not size:
+                raise SessionError("link-closed", "the server closed it")
+        self._end += size
+        return self.buffer[: self._end]
+
+    def consume(self, size: int) -> None:
+        """Forget the first `size` bytes of what receive gave."""
+        self._start += size
+
+    def packets(self, limit: int) -> Packets:
+        """Give the whole packets of one read, as DatagramLink does.
+
+        limit is not used: a read bounds them. What opening a packet writes
+        behind it is put back: the next packet is there.
+        """
+        del limit
+        data = self.receive()
+        end, start = len(data), 0
+        buffer = self.buffer
+        while end - start > LENGTH_SIZE:
+            size = data[start] << 8 | data[start + 1]
+            body = start + LENGTH_SIZE
+            if not size:
+                raise SessionError("link-framing", "a packet of 0 bytes")
+            if end - body < size:
+                break
+            start = body + size
+            behind = bytes(buffer[start : start + SPARE])
+            yield buffer[body:], size
+            buffer[start : start + SPARE] = behind
+        self.consume(start)
+
+
+def _closed(error: OSError) -> SessionError:
+    return SessionError("link-closed", error.strerror or "")

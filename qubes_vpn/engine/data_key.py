@@ -1,0 +1,200 @@
+"""One data channel key in use: packet ids, nonces, tags, replay window.
+
+Wire layouts after the header of 1 (P_DATA_V1) or 4 bytes (P_DATA_V2):
+
+    AEAD  packet id 4 | tag 16 | ciphertext
+    CBC   HMAC | IV 16 | ciphertext of (packet id 4 | payload), padded
+
+The AEAD nonce is the packet id and the 8 bytes of the implicit IV; additional
+data are the header, for P_DATA_V2 alone, and the packet id. Source: OpenVPN 2
+crypto.c, ssl.c (handle_data_channel_packet).
+"""
+
+from typing import Final, Protocol
+
+from qubes_vpn.crypto.aead import (
+    TAG_SIZE,
+    AeadCipher,
+    InvalidTag,
+    cipher_spec,
+)
+from qubes_vpn.crypto.cbc import CbcCipher
+from qubes_vpn.crypto.iv import cbc_iv
+from qubes_vpn.crypto.keys import DataKeys
+from qubes_vpn.crypto.replay import ReplayWindow
+from qubes_vpn.engine.inner import STYLES
+from qubes_vpn.errors import AuthenticationError, MalformedPacketError
+from qubes_vpn.wire.data import (
+    DATA_V2_HEADER_SIZE,
+    data_v1_header,
+    data_v2_header,
+)
+
+PACKET_ID_SIZE: Final = 4
+PACKET_ID_MAX: Final = 0xFFFFFFFF
+# What open_into needs beyond the datagram, in the same buffer.
+OPEN_ROOM: Final = TAG_SIZE
+
+
+class DataKey(Protocol):
+    """One key, both directions.
+
+    sent: the last packet id that was used. style: of inner.STYLES.
+    """
+
+    key_id: int
+    sent: int
+    style: str
+
+    def seal_into(self, payload: memoryview, out: memoryview) -> int:
+        """Encrypt into `out`; return the datagram's size, 0 if refused."""
+
+    def open_into(
+        self,
+        buffer: memoryview,
+        size: int,
+        header: int,
+        out: memoryview,
+        now: float,
+    ) -> int:
+        """Authenticate, decrypt, check for replay; return the size.
+
+        header: size of the datagram's header, by its opcode.
+        Raises MalformedPacketError "short-data", AuthenticationError
+        "bad-tag" or "bad-hmac" (first) and "replay" (after).
+        """
+
+
+def make_data_key(keys: DataKeys) -> DataKey:
+    """Take keys into use, in the way that their cipher and format want."""
+    if cipher_spec(keys.cipher).kind == "cbc":
+        return CbcKey(keys)
+    return AeadKey(keys)
+
+
+def _header(keys: DataKeys) -> bytes:
+    if keys.peer_id is None:
+        return data_v1_header(keys.key_id)
+    return data_v2_header(keys.key_id, keys.peer_id)
+
+
+class AeadKey:
+    """A key of an AEAD cipher. A batching plane also uses its parts.
+
+    header: what every datagram that we send begins with. aad_start: 0, or 1
+    where it is no additional data. encrypt_iv, decrypt_iv: the nonces' last
+    8 bytes. seal, open_: the ciphers' own calls.
+    """
+
+    def __init__(self, keys: DataKeys) -> None:
+        self.key_id = keys.key_id
+        self.sent = 0
+        self.style = STYLES[keys.compression]
+        self.header = _header(keys)
+        self.aad_start = 1 if keys.peer_id is None else 0
+        self.encrypt_iv = keys.encrypt.implicit_iv
+        self.decrypt_iv = keys.decrypt.implicit_iv
+        self.seal = AeadCipher(keys.cipher, keys.encrypt).seal
+        self.open_ = AeadCipher(keys.cipher, keys.decrypt).open
+        self.window = ReplayWindow(keys.replay_window, keys.replay_time)
+
+    def seal_into(self, payload: memoryview, out: memoryview) -> int:
+        """Encrypt into `out`, which must not overlap the payload.
+
+        Returns 0 once every packet id has been used: a nonce is never used
+        twice.
+        """
+        packet_id = self.sent + 1
+        if packet_id > PACKET_ID_MAX:
+            return 0
+        self.sent = packet_id
+        wire_id = packet_id.to_bytes(PACKET_ID_SIZE)
+        prefix = self.header + wire_id
+        id_end = len(prefix)
+        body = id_end + TAG_SIZE
+        size = body + len(payload)
+        # The cipher's tag comes last, OpenVPN's first: into its place after.
+        self.seal(
+            wire_id + self.encrypt_iv,
+            payload,
+            prefix[self.aad_start :],
+            out[body : size + TAG_SIZE],
+        )
+        out[:id_end] = prefix
+        out[id_end:body] = out[size : size + TAG_SIZE]
+        return size
+
+    def open_into(
+        self,
+        buffer: memoryview,
+        size: int,
+        header: int,
+        out: memoryview,
+        now: float,
+    ) -> int:
+        """Decrypt; writes to buffer[size : size + OPEN_ROOM] too."""
+        id_end = header + PACKET_ID_SIZE
+        body = id_end + TAG_SIZE
+        if size <= body:
+            raise MalformedPacketError("short-data", size)
+        wire_id = bytes(buffer[header:id_end])
+        buffer[size : size + TAG_SIZE] = buffer[id_end:body]
+        plain_size = size - body
+        try:
+            self.open_(
+                wire_id + self.decrypt_iv,
+                buffer[body : size + TAG_SIZE],
+                buffer[0 if header == DATA_V2_HEADER_SIZE else header : id_end],
+                out[:plain_size],
+            )
+        except InvalidTag:
+            raise AuthenticationError("bad-tag") from None
+        if not self.window.accept(int.from_bytes(wire_id), now):
+            raise AuthenticationError("replay")
+        return plain_size
+
+
+class CbcKey:
+    """A key of a CBC cipher with an HMAC, for servers without AEAD."""
+
+    def __init__(self, keys: DataKeys) -> None:
+        self.key_id = keys.key_id
+        self.sent = 0
+        self.style = STYLES[keys.compression]
+        self._header = _header(keys)
+        self._iv_keys = keys.encrypt
+        self._sealer = CbcCipher(keys.cipher, keys.digest, keys.encrypt)
+        self._opener = CbcCipher(keys.cipher, keys.digest, keys.decrypt)
+        self._window = ReplayWindow(keys.replay_window, keys.replay_time)
+
+    def seal_into(self, payload: memoryview, out: memoryview) -> int:
+        """Encrypt into `out`; 0 once every packet id has been used."""
+        packet_id = self.sent + 1
+        if packet_id > PACKET_ID_MAX:
+            return 0
+        self.sent = packet_id
+        wire_id = packet_id.to_bytes(PACKET_ID_SIZE)
+        datagram = self._header + self._sealer.seal(
+            b"".join((wire_id, payload)), cbc_iv(self._iv_keys, packet_id)
+        )
+        out[: len(datagram)] = datagram
+        return len(datagram)
+
+    def open_into(
+        self,
+        buffer: memoryview,
+        size: int,
+        header: int,
+        out: memoryview,
+        now: float,
+    ) -> int:
+        """Check the HMAC, decrypt, check for replay."""
+        plain = self._opener.open(bytes(buffer[header:size]))
+        if len(plain) < PACKET_ID_SIZE:
+            raise MalformedPacketError("short-data", size)
+        packet_id = int.from_bytes(plain[:PACKET_ID_SIZE])
+        if not self._window.accept(packet_id, now):
+            raise AuthenticationError("replay")
+        plain_size = len(plain) - PACKET_ID_SIZE
+        out[:plain_size] = plain[PACKET_ID_SIZE:]
+        return plain_size
