@@ -90,13 +90,14 @@ class PeerEnded:
 class ChallengeAsked:
     """The server refused us with a question (AUTH_FAILED,CRV1).
 
-    deadline: mono seconds until which the user may answer.
+    deadline: mono seconds until which the user may answer; timeout: the
+    same as a number of seconds from now.
     """
 
     prompt: str
     echo: bool
     deadline: float
-    answerable: bool = True
+    timeout: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
