@@ -45,44 +45,60 @@ def slug(prefix: str, error: OSError) -> str:
 
 
 class DatagramLink:
-    """A connected, non-blocking UDP socket."""
+    """A connected, non-blocking UDP socket.
+
+    When the socket is full, the one datagram that it did not take is kept
+    and the tun held back, as OpenVPN does: a burst of the sender's is not
+    turned into loss here.
+    """
 
     stream = False
-    waiting = False
 
     def __init__(self, sock: socket.socket, drop: Drop) -> None:
         self.sock = sock
         self._drop = drop
         self._send = sock.send
+        self._kept = b""
         self.buffer = memoryview(bytearray(DATAGRAM_MAX + SPARE))
         self._window = self.buffer[:DATAGRAM_MAX]
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something waits for the socket to take it."""
+        return bool(self._kept)
+
     def has_room(self) -> bool:
-        """Say that a data packet may be sealed: always."""
-        return True
+        """Say whether a data packet may be sealed."""
+        return not self._kept
 
     def send(self, datagram: memoryview | bytes) -> bool:
         """Send one datagram; False when it was dropped (and counted)."""
         try:
             self._send(datagram)
-        except ConnectionRefusedError:
-            # A pending error of an earlier one; this one was not sent yet.
-            return self._send_again(datagram)
         except OSError as error:
-            self._drop(slug("link", error))
-            return False
-        return True
-
-    def _send_again(self, datagram: memoryview | bytes) -> bool:
-        try:
-            self._send(datagram)
-        except OSError as error:
-            self._drop(slug("link", error))
-            return False
+            return self._refused(datagram, error)
         return True
 
     def flush(self) -> None:
-        """Send what waits: nothing does."""
+        """Send what waits."""
+        kept, self._kept = self._kept, b""
+        if kept:
+            self.send(kept)
+
+    def _refused(self, datagram: memoryview | bytes, error: OSError) -> bool:
+        if error.errno == errno.ECONNREFUSED:
+            # What came back for an earlier one; this one was not sent yet.
+            try:
+                self._send(datagram)
+            except OSError as again:
+                error = again
+            else:
+                return True
+        if error.errno == errno.EAGAIN and not self._kept:
+            self._kept = bytes(datagram)
+            return True
+        self._drop(slug("link", error))
+        return False
 
     def packets(self, limit: int) -> Packets:
         """Give up to `limit` packets: a buffer, and the packet's size in it.

@@ -1,10 +1,7 @@
 """The data channel: headers, slots, framing, and every kind of drop."""
 
-import dataclasses
-
 import pytest
 
-from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
 from qubes_vpn.engine import inner
 from qubes_vpn.engine.data_channel import (
     PRIMARY,
@@ -13,6 +10,13 @@ from qubes_vpn.engine.data_channel import (
 )
 from qubes_vpn.engine.data_key import PACKET_ID_MAX
 from qubes_vpn.engine.traffic import Traffic
+from tests.unit.engine.packets import (
+    channels,
+    direction,
+    ipv4,
+    ipv6,
+    key_pair,
+)
 
 AEAD = ("AES-128-GCM", "AES-192-GCM", "AES-256-GCM", "CHACHA20-POLY1305")
 CBC = (
@@ -20,60 +24,6 @@ CBC = (
     ("AES-256-CBC", "SHA256"),
     ("AES-256-CBC", "SHA512"),
 )
-KEY_SIZES = {"AES-128": 16, "AES-192": 24, "AES-256": 32, "CHACHA20": 32}
-
-
-def direction(cipher: str, seed: int) -> DirectionKeys:
-    size = KEY_SIZES[cipher.rpartition("-")[0]]
-    return DirectionKeys(
-        cipher_key=bytes([seed]) * size,
-        hmac_key=bytes([seed + 1]) * 64,
-        implicit_iv=bytes([seed + 2]) * 8,
-    )
-
-
-def key_pair(
-    cipher: str = "AES-256-GCM", **fields
-) -> tuple[DataKeys, DataKeys]:
-    """Ours and the server's keys of one negotiation."""
-    ours = DataKeys(
-        **{
-            "key_id": 0,
-            "peer_id": 5,
-            "cipher": cipher,
-            "encrypt": direction(cipher, 10),
-            "decrypt": direction(cipher, 20),
-            **fields,
-        }
-    )
-    return ours, dataclasses.replace(
-        ours, encrypt=ours.decrypt, decrypt=ours.encrypt
-    )
-
-
-def channels(cipher: str = "AES-256-GCM", **fields):
-    ours, theirs = key_pair(cipher, **fields)
-    client, server = DataChannel(Traffic()), DataChannel(Traffic())
-    client.install(PRIMARY, ours)
-    server.install(PRIMARY, theirs)
-    return client, server
-
-
-def ipv4(
-    payload: bytes = b"x" * 30, source: bytes = b"\x0a\x08\x00\x02"
-) -> bytes:
-    header = bytearray(20)
-    header[0] = 0x45
-    header[2:4] = (20 + len(payload)).to_bytes(2)
-    header[12:16] = source
-    return bytes(header) + payload
-
-
-def ipv6(payload: bytes = b"x" * 30) -> bytes:
-    header = bytearray(40)
-    header[0] = 0x60
-    header[4:6] = len(payload).to_bytes(2)
-    return bytes(header) + payload
 
 
 @pytest.mark.parametrize("peer_id", [None, 0, 5, 0xFFFFFE])
