@@ -312,6 +312,7 @@ name {device} address {mac} netns {qube.path}
             addr add {at.SERVER4}/32 dev lo
             addr add {at.SECOND_SERVER4}/32 dev lo
             addr add {at.RELAY4}/32 dev lo
+            addr add {at.TUNNEL_DNS}/32 dev lo
             addr add {at.WEB6}/128 dev lo nodad
             addr add {at.OUTSIDE_DNS6}/128 dev lo nodad
             addr add {at.SERVER6}/128 dev lo nodad

@@ -1,0 +1,39 @@
+"""A lab, and real openvpn servers in it."""
+
+import pytest
+
+from lab import Lab
+from lab.openvpn import Server, Settings
+
+
+@pytest.fixture
+def lab():
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def lab6():
+    with Lab(ipv6=True) as made:
+        yield made
+
+
+@pytest.fixture
+def start_server(request):
+    """start_server(**Settings' fields) -> a Server that listens.
+
+    In the lab6 fixture's lab where the test uses that, else in lab's.
+    """
+    name = "lab6" if "lab6" in request.fixturenames else "lab"
+    lab = request.getfixturevalue(name)
+    started = []
+
+    def start(**fields):
+        server = Server(lab.internet, lab.scratch, Settings(**fields))
+        started.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in started:
+        server.stop()
