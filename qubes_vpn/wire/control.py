@@ -126,6 +126,6 @@ def decode_early_negotiation(untrusted: bytes) -> bool:
             if length != 2:
                 raise MalformedPacketError("bad-tlv-length", offset)
             flags = int.from_bytes(untrusted[offset : offset + 2])
-            resend_wkc = bool(flags & EARLY_NEG_FLAG_RESEND_WKC)
+            resend_wkc |= bool(flags & EARLY_NEG_FLAG_RESEND_WKC)
         offset += length
     return resend_wkc

@@ -1,0 +1,124 @@
+"""Record control packets of two real openvpn processes: handshakes.json.
+
+Run as root: python tests/vectors/record.py. Both peers run in a network
+namespace of their own, point to point on the null device, with a recorder
+between them; every wrap has one handshake.
+"""
+
+import datetime
+import json
+import os
+import pathlib
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+HERE = pathlib.Path(__file__).parent
+KEYS = HERE / "keys"
+WRAPS = {
+    "plain": ([], []),
+    "tls-auth": (
+        ["--tls-auth", "static.key", "0", "--auth", "SHA256"],
+        ["--tls-auth", "static.key", "1", "--auth", "SHA256"],
+    ),
+    "tls-auth-both": (
+        ["--tls-auth", "static.key", "--auth", "SHA512"],
+        ["--tls-auth", "static.key", "--auth", "SHA512"],
+    ),
+    "tls-crypt": (["--tls-crypt", "static.key"],) * 2,
+    "tls-crypt-v2": (
+        ["--tls-crypt-v2", "v2-server.key"],
+        ["--tls-crypt-v2", "v2-client.key"],
+    ),
+}
+COMMON = ["openvpn", "--dev", "null", "--proto", "udp4", "--ping", "1"]
+
+
+def make_identity(folder):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name.from_rfc4514_string("CN=peer")
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        key.private_bytes(
+            pem,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+
+
+def record(folder, server_options, client_options):
+    tls = [f"--{name}" for name in ("ca", "cert", "key")]
+    paths = [str(folder / f) for f in ("cert.pem", "cert.pem", "key.pem")]
+    identity = [word for pair in zip(tls, paths, strict=True) for word in pair]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
+        relay.bind(("127.0.0.1", 4000))
+        server = subprocess.Popen(
+            [*COMMON, "--tls-server", "--dh", "none", "--lport", "4001"]
+            + ["--remote", "127.0.0.1", "4000", *identity, *server_options],
+            cwd=KEYS,
+            stdout=subprocess.DEVNULL,
+        )
+        client = subprocess.Popen(
+            [*COMMON, "--tls-client", "--lport", "4002"]
+            + ["--remote", "127.0.0.1", "4000", *identity, *client_options],
+            cwd=KEYS,
+            stdout=subprocess.DEVNULL,
+        )
+        packets = []
+        try:
+            while select.select([relay], [], [], 2.5)[0]:
+                content, (_, port) = relay.recvfrom(65535)
+                sender = "server" if port == 4001 else "client"
+                packets.append([sender, content.hex()])
+                relay.sendto(content, ("127.0.0.1", 8003 - port))
+                if (
+                    sum(
+                        content[0] >> 3 in {6, 9}
+                        for content in (bytes.fromhex(p[1]) for p in packets)
+                    )
+                    > 3
+                ):
+                    break
+        finally:
+            for process in (server, client):
+                process.terminate()
+                process.wait()
+    return packets
+
+
+def main():
+    if "inside" not in sys.argv:
+        command = ["unshare", "--net", sys.executable, __file__, "inside"]
+        return subprocess.run(command, check=True).returncode
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        make_identity(folder)
+        recorded = {
+            wrap: record(folder, *options) for wrap, options in WRAPS.items()
+        }
+    text = json.dumps(recorded, indent=1)
+    (HERE / "handshakes.json").write_text(text + os.linesep)
+    counts = {wrap: len(packets) for wrap, packets in recorded.items()}
+    sys.stdout.write(f"{counts}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
