@@ -274,13 +274,15 @@ def _pull_filters(doc: Document) -> tuple[tuple[str, str], ...]:
 def _sizes(doc: Document) -> dict[str, Any]:
     mtu = doc.value("tun-mtu", 1500)
     mssfix = doc.last("mssfix")
+    framed = doc.all("compress") + doc.all("comp-lzo")
     allowed = trust.one_of(
-        doc, "allow-compression", ("yes", "no", "asym"), "no"
+        doc,
+        "allow-compression",
+        ("no", "asym", "yes"),
+        "asym" if framed else "no",
     )
     compression = ""
-    for item in sorted(
-        doc.all("compress") + doc.all("comp-lzo"), key=lambda item: item.order
-    ):
+    for item in sorted(framed, key=lambda item: item.order):
         try:
             compression = framing(item)
         except ValueError as error:

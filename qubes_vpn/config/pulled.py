@@ -1,65 +1,219 @@
 """Pulled options: what a server may set, parsed and merged."""
 
-from dataclasses import dataclass
-from ipaddress import (
-    IPv4Address,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Address,
-    IPv6Interface,
-    IPv6Network,
+from collections.abc import Sequence
+from ipaddress import ip_address
+from typing import Any, Final
+
+from qubes_vpn.config.model import (
+    ClientProfile,
+    Remote,
+    TunnelRoute,
+    TunnelSettings,
 )
+from qubes_vpn.config.push import NOPULL, Push, shown
+from qubes_vpn.config.routing import Outside, addresses, routing
+from qubes_vpn.config.tunnel import cipher_name, framing
+from qubes_vpn.config.values import Address
+from qubes_vpn.errors import SessionError
+
+__all__ = [
+    "UPDATABLE",
+    "TunnelRoute",
+    "TunnelSettings",
+    "apply_update",
+    "merge",
+    "split_options",
+]
+
+PEER_ID_MAX: Final = 0xFFFFFF
+TOKEN_MAX: Final = 4096
+MSSFIX_DEFAULT: Final = 1492  # of the outer packet, as OpenVPN 2.6
+
+# What a PUSH_UPDATE may change. Source: OpenVPN 2.7, remove_option.
+UPDATABLE: Final = NOPULL | {
+    "block-outside-dns",
+    "ifconfig",
+    "ifconfig-ipv6",
+    "push-continuation",
+    "route-gateway",
+    "topology",
+    "tun-mtu",
+}
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelRoute:
-    """A destination that the server carries."""
-
-    network: IPv4Network | IPv6Network
-    metric: int = 0
+def split_options(message: str) -> list[str]:
+    """Split the options of a PUSH_REPLY or PUSH_UPDATE at its commas."""
+    return [word for word in message.split(",") if word]
 
 
-@dataclass(frozen=True, slots=True)
-class TunnelSettings:
-    """The tunnel as the profile and the server together describe it.
+def merge(
+    profile: ClientProfile,
+    remote: Remote,
+    options: Sequence[str],
+    *,
+    endpoint: Address | None = None,
+    gateway: Address | None = None,
+    peer_cipher: str = "",
+) -> TunnelSettings:
+    """Make the tunnel's settings from the profile and all pushed options.
 
-    All values are checked. ifconfig4 and ifconfig6: our address with its
-    prefix. peer4: the other end in topology p2p or net30. mtu: of the
-    device, in bytes. mssfix: 0 (off) or the outer size in bytes.
-    cipher: negotiated. peer_id: 24 bits, or None (P_DATA_V1).
-    default4, default6: the server carries everything. refused: options
-    that were not applied, with the reason, for status.
+    endpoint: the server's address in use. gateway: of the uplink.
+    peer_cipher: by the server's options string, for one that pushes none.
+    Whatever is unknown, forbidden or malformed is in `refused`.
+    Raises SessionError: "pull-filter" when a filter says reject, "cipher"
+    when the server chose one that the profile does not offer, "address"
+    when it gave us one of Qubes' own.
     """
+    push = Push(profile, remote)
+    push.take(options)
+    outside = Outside(endpoint or _address_of(remote), gateway)
+    return _settings(push, outside, peer_cipher)
 
-    ifconfig4: IPv4Interface | None = None
-    ifconfig6: IPv6Interface | None = None
-    peer4: IPv4Address | None = None
-    topology: str = "net30"
-    mtu: int = 1500
-    mssfix: int = 1492
-    routes: tuple[TunnelRoute, ...] = ()
-    default4: bool = False
-    default6: bool = False
-    dns: tuple[IPv4Address | IPv6Address, ...] = ()
-    search: tuple[str, ...] = ()
-    cipher: str = "AES-256-GCM"
-    digest: str = "SHA1"
-    peer_id: int | None = None
-    ping: int = 0
-    ping_restart: int = 0
-    ping_exit: int = 0
-    inactive: int = 0
-    inactive_bytes: int = 0
-    session_timeout: int = 0
-    explicit_exit_notify: int = 0
-    tls_ekm: bool = False
-    dyn_tls_crypt: bool = False
-    cc_exit: bool = False
-    aead_epoch: bool = False
-    compression: str = ""
-    fragment: int = 0
-    block_ipv4: bool = False
-    block_ipv6: bool = False
-    auth_token: str = ""
-    auth_token_user: str = ""
-    refused: tuple[tuple[str, str], ...] = ()
+
+def apply_update(
+    profile: ClientProfile,
+    remote: Remote,
+    options: Sequence[str],
+    update: Sequence[str],
+    **outside: Any,  # noqa: ANN401
+) -> tuple[tuple[str, ...], TunnelSettings]:
+    """Apply a PUSH_UPDATE to the options in force.
+
+    options: those that made the settings. update: its options; `-NAME`
+    removes what NAME set, `?OPTION` may be ignored by who does not know it.
+    Returns the options now in force, to be given next time, and settings.
+    Raises as merge does, and SessionError "update" for what may not change.
+    """
+    left = list(options)
+    new: list[str] = []
+    for word in update:
+        name = word.lstrip("?").removeprefix("-").split(" ", 1)[0]
+        if name not in UPDATABLE:
+            if word.startswith("?"):
+                continue
+            message = f"{name[:64]} cannot be changed while connected"
+            raise SessionError("update", message, "QV-153")
+        # An option that is named again replaces what it set before.
+        left = [one for one in left if one.split(" ", 1)[0] != name]
+        if not word.lstrip("?").startswith("-"):
+            new.append(word.lstrip("?"))
+    result = tuple(left + new)
+    return result, merge(profile, remote, result, **outside)
+
+
+def _settings(push: Push, outside: Outside, peer_cipher: str) -> TunnelSettings:
+    """Put the settings together."""
+    ours = push.profile
+    fields: dict[str, Any] = addresses(push)
+    fields |= routing(push, fields, outside)
+    fields |= _negotiated(push)
+    exit_notify = push.last("explicit-exit-notify")
+    notices = push.remote.explicit_exit_notify
+    if exit_notify and push.remote.proto == "udp":
+        notices = exit_notify.value(0, 1)
+    return TunnelSettings(
+        mtu=_mtu(push),
+        mssfix=_mssfix(push),
+        cipher=_cipher(push, peer_cipher),
+        digest=ours.auth,
+        ping=push.value("ping", ours.ping),
+        ping_restart=_ping_restart(push),
+        ping_exit=push.value("ping-exit", ours.ping_exit),
+        inactive=push.value("inactive", ours.inactive),
+        inactive_bytes=push.value("inactive", ours.inactive_bytes, 1),
+        session_timeout=push.value("session-timeout", ours.session_timeout),
+        explicit_exit_notify=notices,
+        compression=_compression(push),
+        fragment=push.remote.fragment or ours.fragment,
+        **fields,
+        refused=push.refused,
+    )
+
+
+def _ping_restart(push: Push) -> int:
+    if push.last("ping-exit") and not push.last("ping-restart"):
+        return 0
+    return int(push.value("ping-restart", push.profile.ping_restart))
+
+
+def _mtu(push: Push) -> int:
+    own = push.remote.tun_mtu or push.profile.tun_mtu
+    item = push.last("tun-mtu")
+    if item is None:
+        return own
+    mtu = int(item.values[0])
+    if mtu > max(own, push.profile.tun_mtu_max):
+        push.refuse_item(item, "larger than tun-mtu-max")
+        return own
+    return mtu
+
+
+def _mssfix(push: Push) -> int:
+    own = push.remote.mssfix
+    if own is None:
+        own = push.profile.mssfix
+    return own if own >= 0 else MSSFIX_DEFAULT
+
+
+def _compression(push: Push) -> str:
+    item = push.last("compress", "comp-lzo")
+    own = push.profile.compression
+    if item is None:
+        return own
+    try:
+        pushed = framing(item)
+    except ValueError as error:
+        push.refuse_item(item, str(error))
+        return own
+    off = item.row.name == "comp-lzo" and item.value(0) == "no"
+    plain = off or pushed.startswith("stub") or not pushed
+    if not plain and push.profile.allow_compression == "no":
+        push.refuse_item(item, "the profile allows no compression")
+        return own
+    return pushed
+
+
+def _cipher(push: Push, peer_cipher: str) -> str:
+    ours = push.profile
+    item = push.last("cipher")
+    if item is not None:
+        name = cipher_name(item.values[0])
+        if name in ours.data_ciphers or name == ours.data_ciphers_fallback:
+            return name
+        offered = ":".join(ours.data_ciphers)
+        detail = f"the server chose {shown(name)}, of {offered}"
+        raise SessionError("cipher", detail, "QV-151")
+    name = cipher_name(peer_cipher)
+    if name in ours.data_ciphers:
+        return name
+    if ours.data_ciphers_fallback:
+        return ours.data_ciphers_fallback
+    detail = "the server negotiates no cipher; see data-ciphers-fallback"
+    raise SessionError("cipher", detail, "QV-151")
+
+
+def _negotiated(push: Push) -> dict[str, Any]:
+    flags: set[str] = set()
+    for item in push.all("protocol-flags", "key-derivation"):
+        flags.update(item.values)
+    peer_id = push.value("peer-id", None)
+    if peer_id is not None and peer_id > PEER_ID_MAX:
+        push.refuse("peer-id", "over 24 bits")
+        peer_id = None
+    token = push.value("auth-token", "")
+    return {
+        "peer_id": peer_id,
+        "tls_ekm": "tls-ekm" in flags,
+        "dyn_tls_crypt": "dyn-tls-crypt" in flags,
+        "cc_exit": "cc-exit" in flags,
+        "aead_epoch": "aead-epoch" in flags,
+        "auth_token": token if len(token) <= TOKEN_MAX else "",
+        "auth_token_user": push.value("auth-token-user", ""),
+    }
+
+
+def _address_of(remote: Remote) -> Address | None:
+    try:
+        return ip_address(remote.host)
+    except ValueError:
+        return None
