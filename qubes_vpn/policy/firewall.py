@@ -169,7 +169,9 @@ def defines(uplink: str, gid: int) -> str:
 
     Raises LocalStateError for a device name that nft could read as more.
     """
-    return f'define uplink = "{device_name(uplink)}"\ndefine gid = {gid:d}\n'
+    # redefine: a context of libnftables remembers what was defined
+    name = device_name(uplink)
+    return f'redefine uplink = "{name}"\nredefine gid = {gid:d}\n'
 
 
 def device_name(name: str) -> str:

@@ -1,0 +1,285 @@
+"""The layers of the lock, put into one state, in the order that closes.
+
+One transaction a layer. Opening: uplink, routing, filter. Closing: filter,
+routing, uplink. What fails half-way is closed again; what cannot even be
+closed has forwarding turned off.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from qubes_vpn.errors import OsRefusedError, UnavailableError
+from qubes_vpn.policy import firewall, routes, sysctls, uplink
+from qubes_vpn.policy.phase import (
+    Blocked,
+    Connected,
+    Connecting,
+    Endpoint,
+    Phase,
+)
+from qubes_vpn.system import sysctl
+from qubes_vpn.system.conntrack import Conntrack
+from qubes_vpn.system.nft import Nft
+from qubes_vpn.system.rtnl import RouteSeen, Rtnl, RuleSeen
+
+FILTER: Final = "filter"
+ROUTING: Final = "routing"
+UPLINK: Final = "uplink"
+_AGENT_CHAIN: Final = "custom-input"
+_AGENT_TABLES: Final = ("ip qubes", "ip6 qubes")
+# What IPv6 makes of metric 0.
+_METRIC6: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The state to be in. destinations: routes into the tunnel device."""
+
+    phase: Phase = field(default_factory=Blocked)
+    resolver: Endpoint | None = None
+    destinations: tuple[routes.TableRoute, ...] = ()
+
+    @property
+    def openness(self) -> int:
+        """Order states: going down in it is closing."""
+        match self.phase:
+            case Blocked():
+                rank = 0
+            case Connecting():
+                rank = 1
+            case _:
+                rank = 2
+        return 2 * rank + (self.resolver is not None)
+
+
+class Layers:
+    """Applies states. One per process: it holds the sockets to the kernel."""
+
+    def __init__(self, uplink_name: str, gid: int) -> None:
+        self.uplink_name = firewall.device_name(uplink_name)
+        self.nft = Nft()
+        self.rtnl = Rtnl()
+        self.wanted = Wanted()
+        self._defines = firewall.defines(uplink_name, gid)
+        self._conntrack: Conntrack | None = None
+
+    # --- what is there
+
+    def lock(self) -> tuple[str, ...]:
+        """Name the layers that are loaded."""
+        found = []
+        if self.nft.list_table(firewall.TABLE) is not None:
+            found.append(FILTER)
+        if self.missing_rules() == []:
+            found.append(ROUTING)
+        if self.nft.list_table(uplink.TABLE) is not None:
+            found.append(UPLINK)
+        return tuple(found)
+
+    def require_lock(self) -> None:
+        """Raise UnavailableError unless somebody has locked this machine."""
+        missing = {FILTER, ROUTING} - set(self.lock())
+        if missing:
+            raise UnavailableError(
+                f"the lock is not loaded ({', '.join(sorted(missing))}):"
+                " run `qubes-vpn lockdown apply`"
+            )
+
+    def expected_rules(self) -> list[RuleSeen]:
+        """Give our rules, in both families."""
+        phase = self.wanted.phase
+        device = phase.device if isinstance(phase, Connected) else ""
+        versions = (4, 6) if sysctl.has_ipv6() else (4,)
+        return [
+            RuleSeen(
+                version,
+                rule.priority,
+                rule.iif,
+                rule.table,
+                rule.suppress_group,
+            )
+            for version in versions
+            for rule in routes.rules(device)
+        ]
+
+    def missing_rules(self) -> list[RuleSeen]:
+        """Give those of our rules that the kernel has not."""
+        seen = set(self.rtnl.rules())
+        return [rule for rule in self.expected_rules() if rule not in seen]
+
+    def expected_routes(self) -> set[RouteSeen]:
+        """Give the whole content of our table. OsRefusedError: no device."""
+        found = set()
+        for route in routes.routes(self.wanted.phase, self.wanted.destinations):
+            version = route.destination.version
+            if version == 6 and not sysctl.has_ipv6():
+                continue
+            metric = route.metric or (_METRIC6 if version == 6 else 0)
+            index = self._index(route.device) if route.device else 0
+            found.add(RouteSeen(route.destination, index, metric))
+        return found
+
+    def uplink_addresses(self) -> list[IPv4Address | IPv6Address]:
+        """Give the uplink's own addresses; none when it is away."""
+        link = self.rtnl.link(self.uplink_name)
+        if link is None:
+            return []
+        found = self.rtnl.addresses(link.index)
+        return sorted((each.ip for each in found), key=str)
+
+    # --- making it so
+
+    def apply(self, wanted: Wanted) -> None:
+        """Go to a state. OsRefusedError: it is closed now instead."""
+        closing = wanted.openness < self.wanted.openness
+        self.wanted = wanted
+        try:
+            self._apply(closing=closing)
+        except OsRefusedError:
+            self.close_hard()
+            raise
+
+    def reset(self) -> None:
+        """Make every layer anew, closed. OsRefusedError."""
+        self.wanted = Wanted()
+        try:
+            self.repair_filter()
+            self.apply_accepts()
+            self.apply_routing()
+            self.repair_uplink()
+            self.apply_settings()
+        except OsRefusedError:
+            self.forwarding_off()
+            raise
+
+    def close_hard(self) -> None:
+        """Close by making the filter anew; if that fails, stop forwarding."""
+        final = self.wanted.phase == Blocked(final=True)
+        self.wanted = Wanted(Blocked(final=final))
+        try:
+            self.repair_filter()
+        except OsRefusedError:
+            self.forwarding_off()
+            raise
+        for step in (self.apply_accepts, self.apply_routing, self.apply_uplink):
+            # the filter is closed: the rest is told by the guardian
+            with contextlib.suppress(OsRefusedError):
+                step()
+
+    def _apply(self, *, closing: bool) -> None:
+        if closing:
+            self.apply_filter()
+            self.apply_accepts()
+            self.apply_routing()
+            self.apply_uplink()
+        else:
+            self.apply_uplink()
+            self.apply_routing()
+            self.apply_accepts()
+            self.apply_filter()
+
+    def apply_filter(self) -> None:
+        """Bring the loaded filter to the wanted phase."""
+        self._load(firewall.change(self.wanted.phase, self.wanted.resolver))
+
+    def repair_filter(self) -> None:
+        """Make the filter anew in the wanted phase, whatever is there."""
+        self._load(firewall.render(self.wanted.phase, self.wanted.resolver))
+
+    def apply_accepts(self) -> None:
+        """Keep the accepts that the agent's input chain needs; no others."""
+        accepts = list(
+            firewall.agent_accepts(self.wanted.phase, self.wanted.resolver)
+        )
+        for table in _AGENT_TABLES:
+            items = self.nft.list_table(table)
+            chains = [i["chain"]["name"] for i in items or () if "chain" in i]
+            if _AGENT_CHAIN not in chains:
+                continue
+            old = self.nft.commented(table, _AGENT_CHAIN, firewall.COMMENT)
+            text = "".join(
+                f"delete rule {table} {_AGENT_CHAIN} handle {handle}\n"
+                for handle in old
+            ) + "".join(command for name, command in accepts if name == table)
+            if text:
+                self._load(text)
+
+    def apply_routing(self) -> None:
+        """Put our rules and the content of our table in force."""
+        wanted = self.expected_routes()
+        for rule in sorted(self.missing_rules(), key=lambda r: -r.priority):
+            self.rtnl.add_rule(rule)
+        there = self.rtnl.routes(routes.TABLE)
+        for route in sorted(wanted - set(there), key=lambda r: r.index):
+            self.rtnl.replace_route(
+                routes.TABLE, route.destination, route.index, route.metric
+            )
+        for route in set(there) - wanted:
+            self.rtnl.delete_route(
+                routes.TABLE, route.destination, route.index, route.metric
+            )
+
+    def apply_uplink(self) -> None:
+        """Bring the filter of the uplink to the wanted phase."""
+        if self.nft.list_table(uplink.TABLE) is None:
+            self.repair_uplink()
+            return
+        phase, resolver = self.wanted.phase, self.wanted.resolver
+        self._load(uplink.change(phase, self.uplink_addresses(), resolver))
+
+    def repair_uplink(self) -> None:
+        """Make the filter of the uplink anew, whatever is there.
+
+        A kernel that wants the device first has nothing to filter while it
+        is away, and nothing can be opened then.
+        """
+        phase, resolver = self.wanted.phase, self.wanted.resolver
+        addresses = self.uplink_addresses()
+        try:
+            self._load(uplink.render(phase, addresses, resolver))
+        except OsRefusedError:
+            away = self.rtnl.link(self.uplink_name) is None
+            if not away or uplink.is_open(phase, resolver):
+                raise
+
+    def apply_settings(self) -> list[str]:
+        """Put the kernel settings in force; name those that were not."""
+        changed = []
+        for path, value in sysctls.SETTINGS:
+            for name in sysctl.wrong(path, value):
+                sysctl.write(name, value)
+                changed.append(name)
+        return changed
+
+    def set_uplink_ipv6(self, *, wanted: bool) -> None:
+        """Have IPv6 on the uplink only if an endpoint needs it."""
+        path = sysctls.disable_ipv6(self.uplink_name)
+        value = 0 if wanted else 1
+        if sysctl.wrong(path, value):
+            sysctl.write(path, value)
+
+    def forwarding_off(self) -> None:
+        """Stop all forwarding: the last thing that can be done."""
+        for path in sysctls.FORWARDING:
+            with contextlib.suppress(OsRefusedError):
+                sysctl.write(path, 0)
+        # clearing ip_forward has set accept_redirects
+        with contextlib.suppress(OsRefusedError):
+            self.apply_settings()
+
+    def forget_connections(self) -> None:
+        """Delete what conntrack knows: nothing goes on under old rules."""
+        if self._conntrack is None:
+            self._conntrack = Conntrack()
+        self._conntrack.flush()
+
+    def _load(self, text: str) -> None:
+        self.nft.load(self._defines + text)
+
+    def _index(self, device: str) -> int:
+        link = self.rtnl.link(device)
+        if link is None:
+            raise OsRefusedError(f"device {device} is not there")
+        return link.index

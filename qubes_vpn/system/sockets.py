@@ -1,0 +1,79 @@
+"""Making the link sockets.
+
+Mark and group stay with a socket wherever it is handed to: nftables sees
+those of the process that made it. All are non-blocking.
+"""
+
+import errno
+import socket
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from qubes_vpn.errors import OsRefusedError
+
+_SO_SNDBUFFORCE: Final = 32
+_SO_RCVBUFFORCE: Final = 33
+_IP_MTU_DISCOVER: Final = 10
+_IPV6_MTU_DISCOVER: Final = 23
+# Set DF, and do not believe what the network says of its MTU.
+_PMTUDISC_PROBE: Final = 3
+
+
+def open_link(
+    address: IPv4Address | IPv6Address,
+    port: int,
+    *,
+    stream: bool,
+    mark: int,
+    lport: int = 0,
+    sndbuf: int = 0,
+    rcvbuf: int = 0,
+) -> socket.socket:
+    """Open a socket connected (TCP: about to be) to a server.
+
+    sndbuf, rcvbuf: bytes, 0 for the system's; the system's limits do not
+    hold for them. Raises OsRefusedError.
+    """
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
+    try:
+        sock = socket.socket(
+            family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+        )
+    except OSError as error:
+        raise OsRefusedError(f"socket: {error.strerror}") from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        _set_buffers(sock, sndbuf, rcvbuf)
+        if stream:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        else:
+            _never_fragment(sock, family)
+        if lport:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("", lport))
+        code = sock.connect_ex((str(address), port))
+        if code not in (0, errno.EINPROGRESS):
+            raise OSError(code, errno.errorcode.get(code, str(code)))
+    except OSError as error:
+        sock.close()
+        raise OsRefusedError(
+            f"link to {address} port {port}: {error.strerror}"
+        ) from error
+    return sock
+
+
+def _set_buffers(sock: socket.socket, sndbuf: int, rcvbuf: int) -> None:
+    if sndbuf:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, sndbuf)
+    if rcvbuf:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, rcvbuf)
+
+
+def _never_fragment(sock: socket.socket, family: int) -> None:
+    """Later fragments have no ports: the uplink's filter drops them."""
+    if family == socket.AF_INET:
+        level, option = socket.IPPROTO_IP, _IP_MTU_DISCOVER
+    else:
+        level, option = socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER
+    sock.setsockopt(level, option, _PMTUDISC_PROBE)
