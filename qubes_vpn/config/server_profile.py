@@ -8,7 +8,7 @@ from ipaddress import (
     IPv6Network,
 )
 
-from qubes_vpn.config.profile import (
+from qubes_vpn.config.model import (
     ControlWrapKey,
     Identity,
     ServerCheck,

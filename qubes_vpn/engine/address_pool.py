@@ -13,6 +13,10 @@ from ipaddress import (
 )
 from typing import Generic, TypeVar
 
+from qubes_vpn.config.server_profile import ClientConfig, ServerProfile
+from qubes_vpn.engine.push_options import Lease
+from qubes_vpn.errors import SessionError
+
 A = TypeVar("A", IPv4Address, IPv6Address)
 N = IPv4Network | IPv6Network
 
@@ -121,3 +125,66 @@ def pool6(
         network.broadcast_address,
     )
     return AddressPool(first, last, taken=(own, network.network_address))
+
+
+class Leases:
+    """The addresses of all clients of a server, of both families."""
+
+    def __init__(self, profile: ServerProfile) -> None:
+        self._profile = profile
+        self.pool4: AddressPool[IPv4Address] | None = None
+        self.pool6: AddressPool[IPv6Address] | None = None
+        if profile.network4:
+            self.pool4 = pool4(profile.network4, profile.pool4)
+        if profile.network6:
+            self.pool6 = pool6(profile.network6, profile.pool6)
+
+    def give(self, client: int, name: str, config: ClientConfig) -> Lease:
+        """Give addresses. Raises SessionError "no-address"."""
+        try:
+            address4, operand4 = self._give4(client, name, config)
+            address6, prefix6 = self._give6(client, name, config)
+        except SessionError:
+            self.release(client)
+            raise
+        return Lease(address4, operand4, address6, prefix6)
+
+    def release(self, client: int) -> None:
+        """Take back all that the client has."""
+        for pool in (self.pool4, self.pool6):
+            if pool is not None:
+                pool.release(client)
+
+    def _give4(
+        self, client: int, name: str, config: ClientConfig
+    ) -> tuple[IPv4Address | None, str]:
+        pool, network = self.pool4, self._profile.network4
+        if config.ifconfig4:
+            address, operand = config.ifconfig4
+            if pool and not pool.claim(address, client):
+                raise SessionError("no-address", str(address))
+            return address, operand
+        if pool is None or network is None:
+            return None, ""
+        taken = pool.take(client, name)
+        if taken is None:
+            raise SessionError("no-address")
+        if self._profile.topology == "subnet":
+            return taken, str(network.netmask)
+        return taken, str(network.network_address + 1)
+
+    def _give6(
+        self, client: int, name: str, config: ClientConfig
+    ) -> tuple[IPv6Address | None, int]:
+        pool, network = self.pool6, self._profile.network6
+        if config.ifconfig6:
+            address, prefix = config.ifconfig6
+            if pool and not pool.claim(address, client):
+                raise SessionError("no-address", str(address))
+            return address, prefix
+        if pool is None or network is None:
+            return None, 64
+        taken = pool.take(client, name)
+        if taken is None:
+            raise SessionError("no-address")
+        return taken, network.prefixlen

@@ -32,6 +32,10 @@ class IvProto(IntFlag):
     PUSH_UPDATE = 1 << 12
 
 
+_KNOWN: Final = sum(IvProto)
+_NONE: Final = IvProto(0)
+
+
 @dataclass(frozen=True, slots=True)
 class Abilities:
     """What a client said that it can do.
@@ -40,7 +44,7 @@ class Abilities:
     occ_cipher: of its options string, "" when not said.
     """
 
-    proto: IvProto = IvProto(0)
+    proto: IvProto = _NONE
     ciphers: tuple[str, ...] = ()
     mtu: int = 0
     occ_cipher: str = ""
@@ -59,9 +63,6 @@ class Abilities:
             _number(untrusted.get("IV_MTU", "")),
             _option(options, "cipher"),
         )
-
-
-_KNOWN: Final = sum(IvProto)
 
 
 @dataclass(frozen=True, slots=True)

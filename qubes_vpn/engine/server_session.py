@@ -1,0 +1,615 @@
+"""One client of a server: from its cookie to its removal.
+
+The states are values; what a state needs is in it. The control channel, the
+traffic record and the outbox are the session's own and live as long as it.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, assert_never
+
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from qubes_vpn.config.server_profile import ServerProfile
+from qubes_vpn.crypto.tls import TlsContext
+from qubes_vpn.crypto.verify import common_name
+from qubes_vpn.engine.auth_token import TokenMint, is_token
+from qubes_vpn.engine.effects import (
+    InstallKeys,
+    RemoveKeys,
+    SendData,
+    SwapKeys,
+)
+from qubes_vpn.engine.events import Now
+from qubes_vpn.engine.hello import Source, Welcome
+from qubes_vpn.engine.inner import PING
+from qubes_vpn.engine.keying import (
+    HandshakeDone,
+    KeysExchanged,
+    KeySuite,
+    Record,
+)
+from qubes_vpn.engine.push_options import (
+    Abilities,
+    IvProto,
+    Lease,
+    choose_cipher,
+    push_messages,
+    push_options,
+)
+from qubes_vpn.engine.server_effects import (
+    Admitted,
+    Authenticate,
+    ClientEffect,
+    Decision,
+    Removed,
+)
+from qubes_vpn.engine.session import (
+    ChannelEvent,
+    ChannelSettings,
+    ControlChannel,
+    PeerFound,
+    RenegotiationStarted,
+)
+from qubes_vpn.engine.traffic import Traffic
+from qubes_vpn.errors import SessionError
+from qubes_vpn.wire.key_method import (
+    SERVER_MATERIAL_SIZE,
+    KeyMethodMessage,
+    KeySource,
+)
+from qubes_vpn.wire.messages import (
+    ControlMessage,
+    Exit,
+    PushRequest,
+    encode_message,
+    parse_messages,
+)
+
+# How long a last message may take to arrive, in seconds.
+FAREWELL_S: Final = 5.0
+# OpenVPN's default for reneg-bytes on 64 bit block ciphers (SWEET32).
+_SMALL_BLOCK_BYTES: Final = 64 * 1024 * 1024
+# Packet ids that are left when a key is replaced; NIST SP 800-38D for the
+# blocks: 2^36 of AES-GCM under one key leave the margin that TLS 1.3 takes.
+_PACKETS_MAX: Final = 0xF000_0000
+_BLOCKS_MAX: Final = 1 << 36
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who it is; a renegotiation must not change it."""
+
+    common_name: str
+    username: str
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Negotiating:
+    """TLS and key method 2 are on their way."""
+
+    push_wanted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Deciding:
+    """Whoever decides was asked."""
+
+    identity: Identity
+    abilities: Abilities
+    cipher: str
+    push_wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """It is in. push: the messages of its PUSH_REPLY; sent: they were."""
+
+    identity: Identity
+    abilities: Abilities
+    suite: KeySuite
+    lease: Lease
+    push: tuple[bytes, ...]
+    sent: bool
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A last message is on its way."""
+
+    removed: Removed
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Nothing is left."""
+
+
+SessionState: TypeAlias = Negotiating | Deciding | Connected | Leaving | Gone
+
+
+class ServerSession:
+    """One client. `outbox` and `effects` are drained after every input.
+
+    source: where control packets go. Raises nothing: what the client does
+    wrong ends its own session, and no other.
+    """
+
+    def __init__(
+        self,
+        profile: ServerProfile,
+        client: int,
+        source: Source,
+        welcome: Welcome,
+        tls: TlsContext,
+        mint: TokenMint | None,
+        entropy: Callable[[int], bytes],
+        now: Now,
+    ) -> None:
+        self.client = client
+        self.source = source
+        self.client_sid = welcome.client_sid
+        self.began = now
+        self.state: SessionState = Negotiating()
+        self.traffic = Traffic()
+        self.effects: deque[ClientEffect] = deque()
+        self.peer_info: dict[str, str] = {}
+        self.tls_version = ""
+        self._profile = profile
+        self._mint = mint
+        self._static_key = welcome.static_key
+        self._entropy = entropy
+        self._number = 0
+        self._heard = now.mono
+        self._key_since = now.mono
+        self._swap_waits = False
+        self._old_key_until = math.inf
+        self._idle_mark = (now.mono, 0)
+        self._channel = ControlChannel(
+            ChannelSettings(
+                is_server=True,
+                hand_window=profile.hand_window,
+                tls_timeout=profile.tls_timeout,
+                max_packet_size=profile.max_packet_size,
+            ),
+            welcome.server_sid,
+            welcome.wrap,
+            lambda at: tls.session(at.unix),
+            self._hello,
+            peer_session_id=welcome.client_sid if welcome.skip_reset else None,
+        )
+        self._channel.begin(now)
+
+    @property
+    def outbox(self) -> deque[bytes]:
+        """Control datagrams to send to `source`."""
+        return self._channel.outbox
+
+    # --- inputs
+
+    def receive(self, untrusted: bytes, now: Now) -> None:
+        """Take one control datagram of this session.
+
+        Raises UntrustedInputError for one that changed nothing.
+        """
+        try:
+            self._channel.receive(untrusted, now)
+            self._heard = now.mono
+        except SessionError as error:
+            self._remove(error.reason, str(error))
+        self._after(now)
+
+    def expire(self, now: Now) -> None:
+        """Do what is due by now."""
+        try:
+            self._channel.expire(now)
+        except SessionError as error:
+            if not self._farewell_over(now):
+                self._remove(error.reason, str(error))
+        match self.state:
+            case Connected():
+                self._expire_connected(self.state, now)
+            case Leaving(removed, until):
+                if now.mono >= until or self._channel.key.reliable.empty:
+                    self._remove(removed.reason, removed.detail)
+            case Negotiating() | Deciding() | Gone():
+                pass
+            case _:
+                assert_never(self.state)
+        self._after(now)
+
+    def decide(
+        self, number: int, decision: Decision, lease: Lease, now: Now
+    ) -> None:
+        """Take the answer to Authenticate; a late one means nothing.
+
+        lease: the addresses; of a client that is connected it is ignored.
+        """
+        if number != self._number:
+            return
+        try:
+            match self.state:
+                case Deciding() if decision.allowed:
+                    self._admit(self.state, decision, lease, now)
+                case Deciding() | Connected() if not decision.allowed:
+                    self._refuse(decision, now)
+                case _:
+                    pass
+        except SessionError as error:
+            self._remove(error.reason, str(error))
+        self._after(now)
+
+    def leave(self, message: str, reason: str, now: Now) -> None:
+        """Say a last message, then end."""
+        match self.state:
+            case Connected() | Deciding():
+                self._say_goodbye(message, Removed(reason), now)
+            case Negotiating():
+                self._remove(reason)
+            case Leaving() | Gone():
+                pass
+            case _:
+                assert_never(self.state)
+        self._after(now)
+
+    def vanish(self, reason: str) -> None:
+        """End without a word: another took the place, or the link broke."""
+        self._remove(reason)
+
+    def deadline(self) -> float:
+        """When to call expire, in mono seconds."""
+        due = self._channel.deadline()
+        match self.state:
+            case Connected():
+                return min(due, *self._timers(self.state))
+            case Leaving(_, until):
+                return min(due, until)
+            case Gone():
+                return math.inf
+            case Negotiating() | Deciding():
+                return due
+            case _:
+                assert_never(self.state)
+
+    # --- what the channel tells
+
+    def _after(self, now: Now) -> None:
+        """Act on what the control channel has found."""
+        events = self._channel.events
+        try:
+            while events and not isinstance(self.state, Gone):
+                self._take(events.popleft(), now)
+            self._maybe_swap(now)
+        except SessionError as error:
+            self._remove(error.reason, str(error))
+
+    def _take(self, event: ChannelEvent, now: Now) -> None:
+        match event:
+            case PeerFound():
+                pass
+            case RenegotiationStarted():
+                if self._swap_waits:
+                    # both sides keep one older key, so the newer one
+                    # must be the one in use by now
+                    self._swap(now)
+            case HandshakeDone():
+                self.tls_version = self._channel.key.tls.version
+            case KeysExchanged(peer):
+                self._keys_exchanged(peer, now)
+            case Record(plaintext):
+                for message in parse_messages(plaintext):
+                    self._message(message, now)
+            case _:
+                assert_never(event)
+
+    def _keys_exchanged(self, peer: KeyMethodMessage, now: Now) -> None:
+        identity = self._identify(peer)
+        match self.state:
+            case Negotiating(push_wanted):
+                self.peer_info = peer.peer_info_pairs()
+                abilities = Abilities.read(self.peer_info, peer.options)
+                asked = bool(abilities.proto & IvProto.REQUEST_PUSH)
+                cipher = choose_cipher(self._profile, abilities)
+                self.state = Deciding(
+                    identity, abilities, cipher, push_wanted or asked
+                )
+                self._ask(identity, peer.password, now, again=False)
+            case Connected():
+                if identity != self.state.identity:
+                    raise SessionError("identity-changed")
+                self._install(self.state.suite, now, slot=1)
+                self._ask(identity, peer.password, now, again=True)
+            case Deciding() | Leaving() | Gone():
+                pass
+            case _:
+                assert_never(self.state)
+
+    def _identify(self, peer: KeyMethodMessage) -> Identity:
+        """Say who it is. Raises SessionError "bad-name" or "no-password"."""
+        chain = self._channel.key.tls.peer_chain()
+        check = self._profile.client_check
+        name = ""
+        leaf = b""
+        if chain:
+            name = common_name(chain[0], check.username_field)
+            leaf = chain[0].fingerprint(SHA256())
+        if not name or self._profile.username_as_common_name:
+            name = peer.username or name
+        return Identity(name, peer.username, leaf)
+
+    def _ask(
+        self, identity: Identity, password: str, now: Now, *, again: bool
+    ) -> None:
+        self._number += 1
+        chain = self._channel.key.tls.peer_chain()
+        trusted = not self._profile.wants_password
+        if self._mint is not None and is_token(password):
+            if not self._mint.check(identity.username, password, now):
+                expired = "SESSION: token expired"
+                self._refuse(Decision(allowed=False, reason=expired), now)
+                return
+            trusted = not self._mint.external
+        self.effects.append(
+            Authenticate(
+                self._number,
+                identity.common_name,
+                identity.username,
+                password,
+                chain[0].serial_number if chain else 0,
+                again,
+                trusted,
+            )
+        )
+
+    def _message(self, message: ControlMessage, now: Now) -> None:
+        match message, self.state:
+            case PushRequest(), Negotiating():
+                self.state = Negotiating(push_wanted=True)
+            case PushRequest(), Deciding():
+                self.state = replace(self.state, push_wanted=True)
+            case PushRequest(), Connected():
+                self._push(self.state, now)
+            case Exit(), _:
+                self._remove("exit")
+            case _:
+                pass
+
+    # --- coming in
+
+    def _admit(
+        self, state: Deciding, decision: Decision, lease: Lease, now: Now
+    ) -> None:
+        suite = self._suite(state)
+        options = push_options(
+            self._profile,
+            decision.config,
+            lease,
+            state.abilities,
+            self._negotiated(state, suite, now),
+        )
+        connected = Connected(
+            state.identity,
+            state.abilities,
+            suite,
+            lease,
+            tuple(push_messages(options)),
+            sent=False,
+            since=now.mono,
+        )
+        self.state = connected
+        self._install(suite, now, slot=0)
+        if state.abilities.proto & IvProto.DYN_TLS_CRYPT:
+            self._channel.use_dynamic_tls_crypt(self._static_key)
+        self.effects.append(
+            Admitted(
+                state.identity.common_name,
+                state.identity.username,
+                lease,
+                decision.config,
+                suite.cipher,
+            )
+        )
+        if state.push_wanted:
+            self._push(connected, now)
+
+    def _suite(self, state: Deciding) -> KeySuite:
+        proto = state.abilities.proto
+        profile = self._profile
+        return KeySuite(
+            state.cipher,
+            profile.auth,
+            self.client if proto & IvProto.DATA_V2 else None,
+            ekm=bool(proto & IvProto.TLS_KEY_EXPORT),
+            replay_window=profile.replay_window,
+            replay_time=profile.replay_time,
+        )
+
+    def _negotiated(
+        self, state: Deciding, suite: KeySuite, now: Now
+    ) -> tuple[str, ...]:
+        """List the options that the session itself needs."""
+        proto = state.abilities.proto
+        options = []
+        if suite.peer_id is not None:
+            options.append(f"peer-id {suite.peer_id}")
+        if state.abilities.ciphers:
+            options.append(f"cipher {suite.cipher}")
+        flags = []
+        if proto & IvProto.CC_EXIT_NOTIFY:
+            flags.append("cc-exit")
+            if suite.ekm:
+                flags.append("tls-ekm")
+        elif suite.ekm:
+            options.append("key-derivation tls-ekm")
+        if proto & IvProto.DYN_TLS_CRYPT:
+            flags.append("dyn-tls-crypt")
+        if flags:
+            options.append(f"protocol-flags {' '.join(flags)}")
+        if self._mint is not None and state.identity.username:
+            token = self._mint.make(state.identity.username, now)
+            options.append(f"auth-token {token}")
+        return tuple(options)
+
+    def _push(self, state: Connected, now: Now) -> None:
+        for message in state.push:
+            self._channel.say(message, now)
+        self.state = replace(state, sent=True)
+
+    def _install(self, suite: KeySuite, now: Now, *, slot: int) -> None:
+        keys = self._channel.data_keys(suite)
+        self.effects.append(InstallKeys(slot, keys))
+        self._swap_waits = slot == 1
+        self._old_key_until = math.inf
+        if slot == 0:
+            self._key_since = now.mono
+
+    def _maybe_swap(self, now: Now) -> None:
+        """Encrypt with the new key once the client must have it too."""
+        if not self._swap_waits or not isinstance(self.state, Connected):
+            return
+        if self._channel.negotiating or not self._channel.key.reliable.empty:
+            return
+        self._swap(now)
+
+    def _swap(self, now: Now) -> None:
+        self._swap_waits = False
+        self._key_since = now.mono
+        self._old_key_until = now.mono + self._profile.tran_window
+        self.traffic.restart()
+        self.effects.append(SwapKeys())
+
+    # --- being in
+
+    def _expire_connected(self, state: Connected, now: Now) -> None:
+        profile, traffic, mono = self._profile, self.traffic, now.mono
+        ended = self._ended(state, mono)
+        if ended:
+            self._remove(ended)
+            return
+        if mono >= self._old_key_until:
+            self._old_key_until = math.inf
+            self.effects.append(RemoveKeys(1))
+        if profile.ping and mono >= self._ping_at(state):
+            # the data plane notes when it went out; so do we, for the timer
+            traffic.tx_last = mono
+            self.effects.append(SendData(PING))
+        if self._rekey_due(state, mono):
+            self._channel.renegotiate(now)
+
+    def _ended(self, state: Connected, mono: float) -> str:
+        profile = self._profile
+        if self.traffic.peer_exited:
+            return "exit"
+        if profile.ping_restart and mono >= self._silent_at(state):
+            return "ping-restart"
+        timeout = profile.session_timeout
+        if timeout and mono >= state.since + timeout:
+            return "session-timeout"
+        since, count = self._idle_mark
+        if profile.inactive and mono >= since + profile.inactive:
+            moved = self.traffic.tun_bytes - count
+            if moved <= profile.inactive_bytes:
+                return "inactive"
+            self._idle_mark = (mono, self.traffic.tun_bytes)
+        return ""
+
+    def _rekey_due(self, state: Connected, mono: float) -> bool:
+        profile, traffic = self._profile, self.traffic
+        if self._swap_waits:
+            return False
+        limit = profile.reneg_bytes
+        if limit < 0:
+            small = "DES" in state.suite.cipher or "BF" in state.suite.cipher
+            limit = _SMALL_BLOCK_BYTES if small else 0
+        used = traffic.rx_bytes + traffic.tx_bytes
+        packets = traffic.rx_packets + traffic.tx_packets
+        return bool(
+            mono >= self._rekey_at()
+            or (limit and used >= limit)
+            or (profile.reneg_pkts and packets >= profile.reneg_pkts)
+            or traffic.key_packets >= _PACKETS_MAX
+            or traffic.key_blocks >= _BLOCKS_MAX
+        )
+
+    def _timers(self, state: Connected) -> list[float]:
+        profile = self._profile
+        timers = [self._rekey_at(), self._old_key_until]
+        if profile.ping:
+            timers.append(self._ping_at(state))
+        if profile.ping_restart:
+            timers.append(self._silent_at(state))
+        if profile.inactive:
+            timers.append(self._idle_mark[0] + profile.inactive)
+        if profile.session_timeout:
+            timers.append(state.since + profile.session_timeout)
+        return timers
+
+    def _ping_at(self, state: Connected) -> float:
+        return max(self.traffic.tx_last, state.since) + self._profile.ping
+
+    def _silent_at(self, state: Connected) -> float:
+        heard = max(self.traffic.rx_last, self._heard, state.since)
+        return heard + self._profile.ping_restart
+
+    def _rekey_at(self) -> float:
+        if not self._profile.reneg_sec or self._channel.negotiating:
+            return math.inf
+        return self._key_since + self._profile.reneg_sec
+
+    # --- going out
+
+    def _refuse(self, decision: Decision, now: Now) -> None:
+        reason = decision.reason
+        state = self.state
+        assert isinstance(state, Deciding | Connected)
+        if decision.temporary and (
+            state.abilities.proto & IvProto.AUTH_FAIL_TEMP
+        ):
+            reason = f"TEMP[backoff {decision.backoff}]:{reason}"
+        message = f"AUTH_FAILED,{reason}" if reason else "AUTH_FAILED"
+        self._say_goodbye(message, Removed("auth-failed", reason), now)
+
+    def _say_goodbye(self, message: str, removed: Removed, now: Now) -> None:
+        self.effects.append(RemoveKeys())
+        self._channel.say(encode_message(message), now)
+        self.state = Leaving(removed, now.mono + FAREWELL_S)
+
+    def _farewell_over(self, now: Now) -> bool:
+        match self.state:
+            case Leaving(removed, until) if now.mono >= until:
+                self._remove(removed.reason, removed.detail)
+                return True
+            case _:
+                return False
+
+    def _remove(self, reason: str, detail: str = "") -> None:
+        if isinstance(self.state, Gone):
+            return
+        if isinstance(self.state, Leaving):
+            reason = self.state.removed.reason
+            detail = self.state.removed.detail
+        self.state = Gone()
+        self.effects.append(RemoveKeys())
+        self.effects.append(Removed(reason, detail))
+
+    # --- what we say
+
+    def _hello(self) -> KeyMethodMessage:
+        profile = self._profile
+        parts = [
+            "V4",
+            "dev-type tun",
+            f"tun-mtu {profile.tun_mtu}",
+            f"auth {profile.auth}",
+            "key-method 2",
+            "tls-server",
+        ]
+        return KeyMethodMessage(
+            KeySource.from_entropy(self._entropy(SERVER_MATERIAL_SIZE)),
+            ",".join(parts),
+        )
