@@ -28,6 +28,7 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     "server-restart": ("QV-120", "the server asks us to connect again"),
     "server-halt": ("QV-121", "the server ended the session for good"),
     "server-exit": ("QV-122", "the server went down"),
+    "server-info": ("QV-123", "the server has a message"),
     "bad-push": ("QV-130", "the server's settings cannot be used"),
     "push-too-long": ("QV-131", "the server's settings do not end"),
     "cipher-refused": ("QV-132", "no common cipher: see data-ciphers and data-ciphers-fallback"),

@@ -300,12 +300,13 @@ def _in_pulling(state: Pulling, event: Event, now: Now) -> Step:
             return _end(
                 state, Failed(pending if state.pending else "no-push-reply")
             )
-        case Answered():
-            return Step(state)  # to a question that the server asked
+        case Answered() | RenegotiationBegan() | TlsDone() | KeysReady():
+            # an answer to the server's question; a renegotiation before
+            # the settings: the first data keys then are of the newest key
+            return Step(state)
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
             return _end(state, event)
-        case ServerReset() | TlsDone() | KeysReady() | RenegotiationBegan():
-            # a renegotiation before the settings are there has no keys
+        case ServerReset():
             _impossible(state, event)
         case _:
             assert_never(event)

@@ -1,0 +1,536 @@
+"""The client: packets, time and answers in; effects out.
+
+`receive`, `expire`, `answer` and `stop` are the inputs. After EVERY input,
+drain `poll()`, perform what it gives in its order, and arm a timer for
+`deadline()`. What happens when is decided by `states.step`; this module
+turns what the control channel and the timers report into its events, and
+performs its commands.
+"""
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from qubes_vpn.config.model import ClientProfile, Credentials, Remote
+from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.crypto.keys import DataKeys
+from qubes_vpn.crypto.tls import TlsContext, TlsSession
+from qubes_vpn.crypto.verify import common_name
+from qubes_vpn.engine import dialog, settle
+from qubes_vpn.engine.effects import (
+    AskUser,
+    Effect,
+    InstallKeys,
+    Send,
+    SwapKeys,
+)
+from qubes_vpn.engine.events import (
+    Answered,
+    DeadlinePassed,
+    Event,
+    Failed,
+    KeysReady,
+    Now,
+    PeerEnded,
+    Pushed,
+    RenegotiationBegan,
+    ServerReset,
+    StopRequested,
+    TlsDone,
+)
+from qubes_vpn.engine.keying import HandshakeDone, KeysExchanged, Record
+from qubes_vpn.engine.login import Login, challenge_answer
+from qubes_vpn.engine.peer_info import (
+    PlaneFeatures,
+    Platform,
+    options_string,
+    peer_info,
+)
+from qubes_vpn.engine.pull import PushCollector, occ_cipher
+from qubes_vpn.engine.session import (
+    ChannelEvent,
+    ChannelSettings,
+    ControlChannel,
+    PeerFound,
+    RenegotiationStarted,
+)
+from qubes_vpn.engine.states import (
+    Asking,
+    Begin,
+    Challenged,
+    ClientState,
+    Closed,
+    Established,
+    Pulling,
+    Renegotiate,
+    Say,
+    Step,
+    Timing,
+    begin,
+    step,
+)
+from qubes_vpn.engine.timers import LIMITS_INTERVAL, Inactivity, timers
+from qubes_vpn.engine.traffic import Traffic
+from qubes_vpn.errors import LocalStateError, SessionError, UntrustedInputError
+from qubes_vpn.wire import messages
+from qubes_vpn.wire.control import ACKS_MAX, SESSION_ID_SIZE
+from qubes_vpn.wire.key_method import (
+    CLIENT_MATERIAL_SIZE,
+    KeyMethodMessage,
+    KeySource,
+)
+
+ASK_TIMEOUT: Final = 120.0
+# What servers before 2.6, and Softether, take in one packet (ssl_pkt.c).
+PLAIN_ACKS_MAX: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A snapshot for people. since: mono seconds, 0.0 before connected."""
+
+    state: str
+    server_name: str = ""
+    tls: str = ""
+    cipher: str = ""
+    key_id: int = 0
+    since: float = 0.0
+
+
+class ClientEngine:
+    """One session with one server, from the first packet to the last.
+
+    entropy: gives that many random bytes. traffic: what the data plane
+    counts. credentials: when the profile wants some; what is missing is
+    asked for. token: (user, auth-token) of an earlier session.
+    features: of the data plane. stream: TCP. endpoint, gateway: the
+    server's address in use, and the uplink's gateway, for checking routes.
+    drops: datagrams that changed nothing, by reason slug.
+    Raises ConfigError when TLS cannot use the profile.
+    """
+
+    def __init__(
+        self,
+        profile: ClientProfile,
+        remote: Remote,
+        *,
+        entropy: Callable[[int], bytes],
+        traffic: Traffic,
+        credentials: Credentials | None = None,
+        token: tuple[str, str] | None = None,
+        features: PlaneFeatures | None = None,
+        stream: bool = False,
+        platform: Platform | None = None,
+        endpoint: settle.Address | None = None,
+        gateway: settle.Address | None = None,
+    ) -> None:
+        self.drops: Counter[str] = Counter()
+        self.stream = stream
+        self._profile = profile
+        self._entropy = entropy
+        self._traffic = traffic
+        self._where = settle.Situation(
+            profile, remote, features or PlaneFeatures(), endpoint, gateway
+        )
+        self._platform = platform or Platform()
+        self._login = Login(profile, credentials, token)
+        self._effects: deque[Effect] = deque()
+        self._state: ClientState = Closed("not-started")
+        self._channel: ControlChannel | None = None
+        self._context: TlsContext | None = None
+        if profile.secret is None:
+            tls = settle.tls_settings(profile, profile.identity.passphrase)
+            self._context = TlsContext(tls)
+        self._collector = PushCollector()
+        self._updates = PushCollector()
+        self._options: tuple[str, ...] = ()
+        self._peer_cipher = ""
+        self._challenge: messages.Challenge | None = None
+        self._inactivity = Inactivity(0, 0, 0.0, 0)
+        self._looked_at = 0.0
+        self._status = Status("")
+
+    # --- what there is to know
+
+    @property
+    def state(self) -> ClientState:
+        """Where the session is."""
+        return self._state
+
+    @property
+    def token(self) -> tuple[str, str] | None:
+        """The (user, auth-token) that the next session should begin with."""
+        return self._login.token
+
+    @property
+    def status(self) -> Status:
+        """A snapshot for people."""
+        since = 0.0
+        if isinstance(self._state, Established):
+            since = self._state.since
+        name = type(self._state).__name__.lower()
+        return replace(self._status, state=name, since=since)
+
+    def poll(self) -> Effect | None:
+        """Return the next effect to perform, or None."""
+        return self._effects.popleft() if self._effects else None
+
+    def deadline(self) -> float:
+        """When to call expire, in mono seconds; inf: no need."""
+        if isinstance(self._state, Closed):
+            return math.inf
+        due = [when for _, when in timers(self._state, self._traffic)]
+        if self._channel is not None:
+            due.append(self._channel.deadline())
+        if isinstance(self._state, Established):
+            due.append(self._looked_at + LIMITS_INTERVAL)
+            due.append(self._inactivity.deadline())
+        return min(due, default=math.inf)
+
+    # --- inputs
+
+    def start(self, now: Now) -> None:
+        """Begin: with a question if credentials are missing."""
+        profile = self._profile
+        timing = Timing(
+            pull=profile.pull,
+            hand_window=profile.hand_window,
+            tran_window=profile.tran_window,
+            reneg_sec=self._jittered(),
+            reneg_bytes=max(profile.reneg_bytes, 0),
+            reneg_pkts=profile.reneg_pkts,
+        )
+        if profile.secret is not None:
+            self._start_static(timing, now)
+            return
+        self._state = Asking(timing, now.mono + ASK_TIMEOUT)
+        self._ask_or_begin(now)
+
+    def receive(self, datagram: bytes, now: Now) -> None:
+        """Take one control packet; a bad one is counted in `drops`."""
+        if self._channel is None:
+            self.drops["no-session"] += 1
+            return
+        try:
+            self._channel.receive(datagram, now)
+        except UntrustedInputError as error:
+            self.drops[error.reason] += 1
+        except SessionError as error:
+            self._drain(now)
+            self._fail(error, now)
+        self._drain(now)
+
+    def expire(self, now: Now) -> None:
+        """Do what is due: call it when deadline() has passed."""
+        self._looked_at = now.mono
+        if self._channel is not None:
+            try:
+                self._channel.expire(now)
+            except SessionError as error:
+                self._fail(error, now)
+        done: set[str] = set()
+        while slug := self._due(done, now):
+            done.add(slug)
+            self._on_timer(slug, now)
+        if (
+            isinstance(self._state, Established)
+            and now.mono >= self._inactivity.deadline()
+            and self._inactivity.over(self._traffic, now.mono)
+        ):
+            self._event(DeadlinePassed("inactive"), now)
+        self._drain(now)
+
+    def stop(self, now: Now) -> None:
+        """Say goodbye and end."""
+        if not isinstance(self._state, Closed):
+            self._event(StopRequested(), now)
+            self._drain(now)
+
+    def answer(self, kind: str, username: str, password: str, now: Now) -> None:
+        """Take the answer to an AskUser.
+
+        kind: as it was asked; credentials: name and password; challenge and
+        crtext: the answer stands in `password`.
+        """
+        if isinstance(self._state, Asking):
+            self._login.answer(kind, username, password)
+            self._ask_or_begin(now)
+        elif isinstance(self._state, Challenged) and self._challenge:
+            following = challenge_answer(self._challenge, password)
+            self._event(Answered(following), now)
+        elif kind == "crtext" and self._channel is not None:
+            response = messages.encode_cr_response(password.encode())
+            self._channel.say(response, now)
+        self._drain(now)
+
+    # --- the state machine
+
+    def _event(self, event: Event, now: Now) -> None:
+        self._take(step(self._state, event, now), now)
+
+    def _take(self, taken: Step, now: Now) -> None:
+        self._state = taken.state
+        for effect in taken.effects:
+            match effect:
+                case Begin():
+                    self._begin(now)
+                case Say(text):
+                    self._need_channel().say(messages.encode_message(text), now)
+                case Renegotiate():
+                    self._need_channel().renegotiate(now)
+                case _:
+                    self._count(effect)
+                    self._effects.append(effect)
+            self._flush()
+        if isinstance(self._state, Closed):
+            # TLS, windows and keys go with the state that held them
+            self._channel = None
+
+    def _count(self, effect: Effect) -> None:
+        first = isinstance(effect, InstallKeys) and effect.slot == 0
+        if first or isinstance(effect, SwapKeys):
+            self._traffic.restart()
+
+    def _flush(self) -> None:
+        if self._channel is not None:
+            while self._channel.outbox:
+                self._effects.append(Send(self._channel.outbox.popleft()))
+
+    def _drain(self, now: Now) -> None:
+        """Handle everything that the control channel reports."""
+        while self._channel is not None:
+            self._flush()
+            if not self._channel.events:
+                return
+            event = self._channel.events.popleft()
+            try:
+                self._on_channel(event, now)
+            except SessionError as error:
+                self._fail(error, now)
+
+    def _fail(self, error: SessionError, now: Now) -> None:
+        failed = Failed(error.reason, error.detail, error.code)
+        self._flush()
+        self._event(failed, now)
+
+    # --- timers
+
+    def _due(self, done: set[str], now: Now) -> str:
+        for slug, when in timers(self._state, self._traffic):
+            if when <= now.mono and slug not in done:
+                return slug
+        return ""
+
+    def _on_timer(self, slug: str, now: Now) -> None:
+        if slug == "peer-exit":
+            self._event(PeerEnded("server-exit"), now)
+        else:
+            self._event(DeadlinePassed(slug), now)
+        self._drain(now)
+
+    def _jittered(self) -> float:
+        """Return reneg-sec, less a part of what reneg_sec_min leaves."""
+        profile = self._profile
+        if not 0 < profile.reneg_sec_min < profile.reneg_sec:
+            return profile.reneg_sec
+        spread = profile.reneg_sec - profile.reneg_sec_min
+        dice = int.from_bytes(self._entropy(4)) / 2**32
+        return profile.reneg_sec - spread * dice
+
+    # --- beginning
+
+    def _ask_or_begin(self, now: Now) -> None:
+        assert isinstance(self._state, Asking)
+        question = self._login.question()
+        if question is None:
+            self._take(begin(self._state.timing), now)
+            return
+        self._effects.append(
+            AskUser(question.kind, question.prompt, question.echo, ASK_TIMEOUT)
+        )
+
+    def _begin(self, now: Now) -> None:
+        profile = self._profile
+        wrap = profile.control_wrap
+        settings = ChannelSettings(
+            is_server=False,
+            hand_window=profile.hand_window,
+            tls_timeout=profile.tls_timeout,
+            max_packet_size=profile.max_packet_size,
+            wkc_size=len(wrap.wkc) if wrap.kind == "tls-crypt-v2" else 0,
+            acks_max=PLAIN_ACKS_MAX if wrap.kind == "plain" else ACKS_MAX,
+        )
+        self._channel = ControlChannel(
+            settings,
+            self._entropy(SESSION_ID_SIZE),
+            settle.client_wrap(profile),
+            self._new_tls,
+            self._hello,
+        )
+        self._channel.begin(now)
+
+    def _new_tls(self, now: Now) -> TlsSession:
+        assert self._context is not None
+        return self._context.session(now.unix)
+
+    def _hello(self) -> KeyMethodMessage:
+        where = self._where
+        username, password = self._login.name_and_password()
+        return KeyMethodMessage(
+            KeySource.from_entropy(self._entropy(CLIENT_MATERIAL_SIZE)),
+            options_string(where.profile, where.remote, where.features),
+            username,
+            password,
+            peer_info(where.profile, where.features, self._platform),
+        )
+
+    def _need_channel(self) -> ControlChannel:
+        if self._channel is None:
+            raise LocalStateError("no control channel")
+        return self._channel
+
+    # --- what the control channel reports
+
+    def _on_channel(self, event: ChannelEvent, now: Now) -> None:
+        match event:
+            case PeerFound():
+                self._event(ServerReset(), now)
+            case HandshakeDone():
+                self._note_tls()
+                self._event(TlsDone(), now)
+            case KeysExchanged(peer):
+                self._on_keys(peer, now)
+            case RenegotiationStarted():
+                self._event(RenegotiationBegan(), now)
+            case Record(plaintext):
+                for message in messages.parse_messages(plaintext):
+                    self._on_message(message, now)
+            case _:
+                assert_never(event)
+
+    def _note_tls(self) -> None:
+        tls = self._need_channel().key.tls
+        chain = tls.peer_chain()
+        field = self._profile.server_check.username_field
+        name = common_name(chain[0], field) if chain else ""
+        self._status = replace(
+            self._status,
+            server_name=dialog.printable(name),
+            tls=f"{tls.version} {tls.cipher}",
+        )
+
+    def _on_keys(self, peer: KeyMethodMessage, now: Now) -> None:
+        self._peer_cipher = occ_cipher(peer.options)
+        if isinstance(self._state, Established):
+            self._event(KeysReady(self._data_keys(self._state.settings)), now)
+            return
+        self._event(KeysReady(), now)
+        if not self._profile.pull:
+            tls = self._need_channel().key.tls
+            settings = settle.own_settings(self._where, peer, tls)
+            self._establish(settings, now)
+
+    def _data_keys(self, settings: TunnelSettings) -> DataKeys:
+        suite = settle.key_suite(self._profile, settings)
+        keys = self._need_channel().data_keys(suite)
+        self._status = replace(
+            self._status, cipher=settings.cipher, key_id=keys.key_id
+        )
+        return keys
+
+    def _on_message(self, message: messages.ControlMessage, now: Now) -> None:
+        """Act on one message; what does not fit here is counted."""
+        match message:
+            case messages.PushReply() if isinstance(self._state, Pulling):
+                self._on_push(message, now)
+            case messages.PushReply() if isinstance(self._state, Established):
+                self._on_later_push(message)
+            case messages.PushUpdate() if isinstance(self._state, Established):
+                self._on_update(message, now)
+            case messages.AuthFailed() if self._profile.pull:
+                self._on_auth_failed(message, now)
+            case messages.Restart() if self._profile.pull:
+                self._event(dialog.on_restart(message), now)
+            case messages.AuthPending() if isinstance(self._state, Pulling):
+                pending = dialog.on_auth_pending(message, self._profile, now)
+                self._event(pending, now)
+            case messages.Info():
+                self._on_info(message, now)
+            case messages.Exit():
+                self._event(PeerEnded("server-exit"), now)
+            case _:
+                slug = type(message).__name__.lower()
+                self.drops[f"message-{slug}"] += 1
+
+    def _on_push(self, message: messages.PushReply, now: Now) -> None:
+        options = self._collector.add(message)
+        if options is None:
+            return
+        settings = self._where.merge(options, self._peer_cipher)
+        self._options = options
+        self._establish(settings, now)
+
+    def _establish(self, settings: TunnelSettings, now: Now) -> None:
+        keys = self._data_keys(settings)
+        if settings.dyn_tls_crypt:
+            wrap = self._profile.control_wrap
+            self._need_channel().use_dynamic_tls_crypt(wrap.key or None)
+        self._take_token(settings)
+        self._inactivity = Inactivity(
+            settings.inactive,
+            settings.inactive_bytes,
+            now.mono,
+            self._traffic.tun_bytes,
+        )
+        assert isinstance(self._state, Pulling)
+        limit = settle.block_limit(settings)
+        timing = replace(self._state.timing, block_limit=limit)
+        self._state = replace(self._state, timing=timing)
+        self._looked_at = now.mono
+        self._event(Pushed(settings, keys), now)
+
+    def _take_token(self, settings: TunnelSettings) -> None:
+        if settings.auth_token:
+            self._login.take_token(
+                settings.auth_token, settings.auth_token_user
+            )
+
+    def _on_later_push(self, message: messages.PushReply) -> None:
+        """Take a new auth-token; nothing else changes in mid-session."""
+        for option in message.options:
+            name, _, value = option.partition(" ")
+            if name == "auth-token" and value:
+                self._login.take_token(value, "")
+
+    def _on_update(self, message: messages.PushUpdate, now: Now) -> None:
+        update = self._updates.add(message)
+        if update is None:
+            return
+        self._options, settings = self._where.update(
+            self._options, update, self._peer_cipher
+        )
+        self._event(Pushed(settings), now)
+
+    def _on_auth_failed(self, message: messages.AuthFailed, now: Now) -> None:
+        self._challenge = message.challenge
+        had_token = self._login.token is not None
+        event = dialog.on_auth_failed(
+            message, self._profile, now, had_token=had_token
+        )
+        if had_token:
+            self._login.token = None
+        self._event(event, now)
+
+    def _on_info(self, message: messages.Info, now: Now) -> None:
+        timeout = ASK_TIMEOUT
+        if isinstance(self._state, Pulling):
+            timeout = self._state.deadline - now.mono
+        self._effects.append(dialog.on_info(message, timeout))
+
+    # --- static-key mode
+
+    def _start_static(self, timing: Timing, now: Now) -> None:
+        """Traffic flows at once: the keys are in the profile."""
+        raise NotImplementedError
