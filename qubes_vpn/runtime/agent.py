@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 from qubes_vpn.config.profile import ClientProfile
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages as keeper_messages
-from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
+from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.keeper.codec import MessageError, receive_record, send_record
 from qubes_vpn.policy.phase import Address
 from qubes_vpn.runtime import job as jobs
@@ -33,9 +33,9 @@ RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 5.0
 STOP_S: Final = 3.0
 RESOLVE_RETRY_S: Final = 5.0
-# what no second try changes: somebody has to load the lock
-REFUSED_FOR_GOOD: Final = frozenset({"no-lock"})
-FINAL: Final = frozenset({os.EX_OK, os.EX_NOPERM, os.EX_UNAVAILABLE})
+FINAL: Final = frozenset(
+    {os.EX_OK, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_CONFIG}
+)
 
 
 class Wiring(Protocol):
@@ -47,8 +47,8 @@ class Wiring(Protocol):
     def start_engine(self, keeper: KeeperClient) -> socket.socket:
         """Start an engine that `keeper` serves; give our end of its socket."""
 
-    def end_keeper(self) -> None:
-        """Make sure that no keeper of ours runs."""
+    def end_keeper(self) -> int | None:
+        """Make sure that no keeper of ours runs; give its exit status."""
 
     def end_engine(self) -> None:
         """Make sure that no engine of ours runs."""
@@ -207,11 +207,6 @@ class Agent:
             self._engine = self._wiring.start_engine(self._keeper)
         except OsRefusedError as error:
             self._say("QV-401", str(error))
-            if isinstance(error, KeeperRefusedError) and error.reason in (
-                REFUSED_FOR_GOOD
-            ):
-                self._status = os.EX_UNAVAILABLE
-                return
             self._lose_keeper()
             self._put_off(now)
             return
@@ -294,8 +289,7 @@ class Agent:
         match notice:
             case keeper_messages.PhaseChanged(phase, _):
                 self._phase = phase
-                if phase == "connected":
-                    self._show(self._connected_line())
+                self._show_connected()
                 self._changed()
             case keeper_messages.EngineLost(reason):
                 self._say("QV-403", f"the engine was lost: {reason}")
@@ -315,7 +309,9 @@ class Agent:
             self._selector.unregister(self._keeper.fileno())
             self._keeper.close()
             self._keeper = None
-        self._wiring.end_keeper()
+        if self._wiring.end_keeper() == os.EX_UNAVAILABLE:
+            # it needs a lock that is not there: no second try changes that
+            self._status = os.EX_UNAVAILABLE
         self._lose_engine("the keeper is gone")
 
     def _lose_engine(self, reason: str) -> None:
@@ -352,9 +348,10 @@ class Agent:
     def _heard(self, message: object) -> None:
         match message:
             case messages.Report():
-                if message.stage != self._report.stage:
+                before, self._report = self._report, message
+                if message.stage != before.stage:
                     self._show_stage(message)
-                self._report = message
+                    self._show_connected()
                 self._changed()
             case messages.Told(code, text):
                 self._say(code, text)
@@ -398,15 +395,18 @@ class Agent:
             remote = self._remote(report)
             self._show(f"{report.stage} {remote.get('address', '')}".strip())
 
-    def _connected_line(self) -> str:
+    def _show_connected(self) -> None:
+        """Say so once both the keeper and the engine do."""
         report = self._report
+        if (self._phase, report.stage) != ("connected", "connected"):
+            return
         remote = self._remote(report)
         notify("STATUS=connected")
-        return (
+        self._show(
             f"connected {remote.get('address', '?')} port"
             f" {remote.get('port', '?')}/{remote.get('proto', '?')}"
             f" {report.cipher} {report.device} {' '.join(report.addresses)}"
-        ).rstrip()
+        )
 
     def _on_prompt(self, prompt: messages.Prompt) -> None:
         self._prompt = prompt

@@ -24,7 +24,7 @@ from qubes_vpn.config.profile import (
     parse_client_profile,
 )
 from qubes_vpn.engine import effects
-from qubes_vpn.errors import OsRefusedError, VpnError
+from qubes_vpn.errors import ConfigError, OsRefusedError, VpnError
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.keeper.codec import (
@@ -39,7 +39,10 @@ from qubes_vpn.runtime.session import Session, earliest
 from qubes_vpn.system.privileges import drop_privileges
 
 RESOLVE_TIMEOUT: Final = 30.0
-STATUS_OF_REASON: Final = {"auth-failed": os.EX_NOPERM}
+STATUS_OF_REASON: Final = {
+    "auth-failed": os.EX_NOPERM,
+    "profile": os.EX_CONFIG,
+}
 
 
 class AgentGoneError(VpnError):
@@ -63,6 +66,7 @@ class EngineProcess:
         self._beat_at = 0.0
         self._reported: messages.Report | None = None
         self._status: int | None = None
+        self._token: tuple[str, str] | None = None
         self._sequence = 0
         start, descriptors = self._receive()
         if not isinstance(start, messages.Start) or len(descriptors) != 1:
@@ -179,13 +183,18 @@ class EngineProcess:
                 self._keeper,
                 self._tun,
                 self._credentials,
+                self._token,
                 self._tell,
             )
         except OsRefusedError as error:
             self._after(effects.Ended("refused", "QV-303", str(error)))
+        except ConfigError as error:
+            self._after(effects.Ended("profile", "", str(error), retry=False))
 
     def _after(self, ended: effects.Ended) -> None:
         session, self._session = self._session, None
+        if session is not None:
+            self._token = None if ended.drop_token else session.engine.token
         self._rewatch()
         now = time.monotonic()
         self._cause = (ended.code, ended.detail or ended.reason)
@@ -320,7 +329,7 @@ class EngineProcess:
                 device=self._device,
             )
         settings, counters = session.settings, session.counters()
-        status = session.engine.status()
+        status = session.engine.status
         since = session.connected_at
         return messages.Report(
             stage=self._stage,
@@ -329,7 +338,7 @@ class EngineProcess:
             candidate=self._rotation.index,
             attempt=self._rotation.attempts,
             cipher=settings.cipher if settings else "",
-            tls=status.tls_version,
+            tls=status.tls,
             server_name=status.server_name,
             device=self._device,
             plane="userspace",
@@ -346,7 +355,7 @@ class EngineProcess:
             else (),
             mtu=settings.mtu if settings else 0,
             connected_for=round(time.monotonic() - since) if since else 0.0,
-            rekeys=status.rekeys,
+            rekeys=max(session.installs - 1, 0),
             rx_packets=counters.rx_packets,
             rx_bytes=counters.rx_bytes,
             tx_packets=counters.tx_packets,

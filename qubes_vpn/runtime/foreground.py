@@ -30,13 +30,14 @@ from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Address
 from qubes_vpn.runtime import messages
 from qubes_vpn.runtime.agent import Agent, Task
+from qubes_vpn.runtime.files import profile_reader, read_bounded, read_profile
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
 
 # fixed numbers where the names of sysusers are missing (decisions)
 KEEPER_ID: Final = 7078
 ENGINE_ID: Final = 7079
-PROFILE_MAX: Final = 4 * 1024 * 1024
+LOGIN_MAX: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +138,13 @@ class Children:
             )
         return ours
 
-    def end_keeper(self) -> None:
+    def end_keeper(self) -> int | None:
         """Ask the keeper to end, and see that it does."""
         child, self._keeper = self._keeper, None
         if self._keeper_sock is not None:
             self._keeper_sock.close()
             self._keeper_sock = None
-        _end(child, signal.SIGTERM, 2.0)
+        return _end(child, signal.SIGTERM, 2.0)
 
     def end_engine(self) -> None:
         """End the engine at once: the keeper closes when it goes."""
@@ -168,15 +169,15 @@ def _python(
 
 def _end(
     child: subprocess.Popen[bytes] | None, number: int, patience: float
-) -> None:
+) -> int | None:
     if child is None:
-        return
+        return None
     child.send_signal(number)
     try:
-        child.wait(patience)
+        return child.wait(patience)
     except subprocess.TimeoutExpired:
         child.kill()
-        child.wait()
+        return child.wait()
 
 
 class Terminal:
@@ -209,22 +210,23 @@ class Terminal:
         threading.Thread(target=work, daemon=True).start()
 
 
-def read_lines(path: str, count: int) -> list[str]:
-    """Read the first lines of a small file. Raises UnreadableError."""
+def read_login(path: str) -> tuple[str, str]:
+    """Read a user name and a password, a line each.
+
+    Raises UnreadableError and ConfigError; neither repeats what it read.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UnreadableError(f"{path}: {_why(error)}") from error
-    lines = [line.rstrip("\r") for line in text.split("\n")[:count]]
-    if len([line for line in lines if line]) < count:
+        text = read_bounded(path, LOGIN_MAX).decode()
+    except OSError as error:
+        raise UnreadableError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError:
+        raise ConfigError([Problem(path, 1, 1, "not UTF-8 text")]) from None
+    lines = [line.rstrip("\r") for line in text.split("\n")]
+    if len(lines) < 2 or not lines[0] or not lines[1]:
         raise ConfigError(
-            [Problem(path, 1, 1, f"auth-user-pass: {count} lines are needed")]
+            [Problem(path, 1, 1, "auth-user-pass: a name, then a password")]
         )
-    return lines
-
-
-def _why(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "not UTF-8 text"
+    return lines[0], lines[1]
 
 
 def system_resolver() -> Address | None:
@@ -239,14 +241,12 @@ def system_resolver() -> Address | None:
 
 def load_task(options: Options) -> Task:
     """Read and parse the profile and all that it names."""
-    from qubes_vpn.runtime.store import profile_reader, read_profile_text
-
-    text = read_profile_text(options.profile)
+    text = read_profile(options.profile)
     reader = RecordingReader(profile_reader(options.profile))
     profile = parse_client_profile(text, options.profile, reader)
     username = password = None
     if options.auth_user_pass is not None:
-        username, password = read_lines(options.auth_user_pass, 2)
+        username, password = read_login(options.auth_user_pass)
     cache = AddressCache(options.state or "")
     cache.load()
     resolver = (

@@ -57,12 +57,14 @@ class Session:
         keeper: KeeperClient,
         tun: int,
         credentials: Credentials | None,
+        token: tuple[str, str] | None,
         tell: Callable[[effects.Effect], None],
     ) -> None:
         self.candidate = candidate
         self.ended: effects.Ended | None = None
         self.settings: TunnelSettings | None = None
         self.connected_at = 0.0
+        self.installs = 0
         self._profile = profile
         self._keeper = keeper
         self._tun = tun
@@ -71,6 +73,15 @@ class Session:
         self._stream = candidate.endpoint.transport is Transport.TCP
         self._plane: UserspacePlane | None = None
         remote = profile.remotes[candidate.remote]
+        self.engine = ClientEngine(
+            profile,
+            remote,
+            entropy=secrets.token_bytes,
+            traffic=self._traffic,
+            credentials=credentials,
+            token=token,
+            stream=self._stream,
+        )
         discard_queue(tun)
         _, descriptors = keeper.request(
             messages.OpenLink(
@@ -82,14 +93,6 @@ class Session:
         )
         self._link = socket.socket(fileno=descriptors[0])
         self._connect_by = time.monotonic() + remote.connect_timeout
-        self.engine = ClientEngine(
-            profile,
-            remote,
-            entropy=secrets.token_bytes,
-            traffic=self._traffic,
-            credentials=credentials,
-            stream=self._stream,
-        )
         if not self._stream:
             self._started()
 
@@ -225,6 +228,7 @@ class Session:
                 plane.send_data(payload, now.mono)
             case effects.InstallKeys(slot, keys):
                 plane.install(Slot(slot), keys)
+                self.installs += 1
             case effects.SwapKeys():
                 plane.swap()
             case effects.RemoveKeys(slot):

@@ -1,0 +1,61 @@
+"""Reading a profile and the files that it names, from a disk.
+
+Only regular files of a bounded size: a FIFO would hang us, a folder is no
+profile, and a gigabyte is refused before it is read.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from qubes_vpn.errors import ConfigError, Problem, UnreadableError
+
+FILE_MAX: Final = 4 * 1024 * 1024
+
+
+def read_bounded(path: str | Path, limit: int = FILE_MAX) -> bytes:
+    """Read a regular file of at most `limit` bytes. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        if status.st_size > limit:
+            raise OSError(f"{path} is larger than {limit} bytes")
+        data = stream.read(limit + 1)
+    if len(data) > limit:
+        raise OSError(f"{path} is larger than {limit} bytes")
+    return data
+
+
+def why(error: OSError) -> str:
+    """Give an error's own words, without number and path."""
+    return error.strerror or str(error)
+
+
+def read_profile(path: str) -> str:
+    """Read the text of a profile.
+
+    Raises UnreadableError when it cannot be read, and ConfigError when it
+    is no text.
+    """
+    try:
+        data = read_bounded(path)
+    except OSError as error:
+        raise UnreadableError(f"{path}: {why(error)}") from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError([Problem(path, line, 1, "not UTF-8 text")]) from None
+
+
+def profile_reader(path: str) -> Callable[[str], bytes]:
+    """Give the reader of files that a profile names, relative to its folder.
+
+    The reader raises OSError; the parser says which line named the file.
+    """
+    folder = Path(path).resolve().parent
+    return lambda name: read_bounded(folder / name)
