@@ -4,18 +4,17 @@ from typing import Any, Final
 
 from qubes_vpn.config import endpoints, trust
 from qubes_vpn.config.document import Document, Item
-from qubes_vpn.config.material import name_and_password, static_key
+from qubes_vpn.config.material import name_and_password, read_key
 from qubes_vpn.config.model import ClientProfile, Credentials
 from qubes_vpn.config.tunnel import (
-    DATA_CIPHERS,
-    DIGESTS,
     TOPOLOGIES,
     DnsOptions,
     cipher_name,
-    digest_name,
     framing,
     routes,
 )
+from qubes_vpn.crypto.aead import digest_name, find_cipher
+from qubes_vpn.wire.keyfile import parse_static_key
 
 UNLIMITED: Final = -1
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
@@ -43,7 +42,7 @@ def build(doc: Document) -> ClientProfile:
         data_ciphers=ciphers,
         data_ciphers_fallback=fallback,
         cipher=cipher_name(doc.value("cipher", "BF-CBC")),
-        auth=_digest(doc),
+        auth=digest(doc),
         **fields,
         notes=tuple(doc.notes),
     )
@@ -106,12 +105,15 @@ def _check_across(doc: Document, profile: ClientProfile) -> None:
             doc.report(item.statement, "tun-mtu and link-mtu exclude another")
 
 
-def _digest(doc: Document) -> str:
+def digest(doc: Document) -> str:
+    """Give the digest of `auth`, as it is written, in capitals."""
     item = doc.last("auth")
-    name = digest_name(item.values[0]) if item else "SHA1"
-    if item and name not in DIGESTS:
-        message = f"auth: unknown digest {item.values[0][:32]}"
-        doc.report(item.statement, message, 1)
+    name = str(item.values[0]).upper() if item else "SHA1"
+    try:
+        digest_name(name)
+    except KeyError:
+        assert item is not None
+        doc.report(item.statement, f"auth: unknown digest {name[:32]}", 1)
     return name
 
 
@@ -128,7 +130,7 @@ def data_ciphers(doc: Document) -> tuple[tuple[str, ...], str]:
     found: list[str] = []
     for word in words:
         name = cipher_name(word.lstrip("?"))
-        if name in DATA_CIPHERS:
+        if find_cipher(name):
             found.append(name)
         elif item:
             doc.note(item.statement, f"{name[:40]} is not offered")
@@ -137,12 +139,12 @@ def data_ciphers(doc: Document) -> tuple[tuple[str, ...], str]:
         doc.report(item.statement, message, 1)
     fallback = doc.last("data-ciphers-fallback")
     name = cipher_name(fallback.values[0]) if fallback else ""
-    if fallback and name not in DATA_CIPHERS:
+    if fallback and not find_cipher(name):
         doc.note(fallback.statement, f"{name[:40]} is not supported")
         name = ""
     old = cipher_name(doc.value("cipher", ""))
     compat = _compat(doc)
-    if compat and old in DATA_CIPHERS:
+    if compat and find_cipher(old):
         if compat < (2, 5):
             found.append(old)
         if compat < (2, 4):
@@ -353,7 +355,8 @@ def _secret(doc: Document) -> tuple[bytes, int | None] | None:
     found = doc.material("secret")
     if found is None:
         return None
-    return static_key(doc, found), trust.key_direction(doc, "secret")
+    key = read_key(doc, found, parse_static_key, b"")
+    return key, trust.key_direction(doc, "secret")
 
 
 def _rest(doc: Document) -> dict[str, Any]:

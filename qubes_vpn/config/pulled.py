@@ -10,40 +10,20 @@ from qubes_vpn.config.model import (
     TunnelRoute,
     TunnelSettings,
 )
-from qubes_vpn.config.push import NOPULL, Push, shown
+from qubes_vpn.config.push import Push
 from qubes_vpn.config.routing import Outside, addresses, routing
 from qubes_vpn.config.tunnel import cipher_name, framing
 from qubes_vpn.config.values import Address
-from qubes_vpn.errors import SessionError
 
 __all__ = [
-    "UPDATABLE",
     "TunnelRoute",
     "TunnelSettings",
-    "apply_update",
     "merge",
-    "split_options",
 ]
 
 PEER_ID_MAX: Final = 0xFFFFFF
 TOKEN_MAX: Final = 4096
 MSSFIX_DEFAULT: Final = 1492  # of the outer packet, as OpenVPN 2.6
-
-# What a PUSH_UPDATE may change. Source: OpenVPN 2.7, remove_option.
-UPDATABLE: Final = NOPULL | {
-    "block-outside-dns",
-    "ifconfig",
-    "ifconfig-ipv6",
-    "push-continuation",
-    "route-gateway",
-    "topology",
-    "tun-mtu",
-}
-
-
-def split_options(message: str) -> list[str]:
-    """Split the options of a PUSH_REPLY or PUSH_UPDATE at its commas."""
-    return [word for word in message.split(",") if word]
 
 
 def merge(
@@ -53,55 +33,21 @@ def merge(
     *,
     endpoint: Address | None = None,
     gateway: Address | None = None,
-    peer_cipher: str = "",
 ) -> TunnelSettings:
     """Make the tunnel's settings from the profile and all pushed options.
 
     endpoint: the server's address in use. gateway: of the uplink.
-    peer_cipher: by the server's options string, for one that pushes none.
     Whatever is unknown, forbidden or malformed is in `refused`.
-    Raises SessionError: "pull-filter" when a filter says reject, "cipher"
-    when the server chose one that the profile does not offer, "address"
-    when it gave us one of Qubes' own.
+    Raises SessionError: "pull-filter" when a filter says reject, and
+    "address" when the server gave us one of Qubes' own.
     """
     push = Push(profile, remote)
     push.take(options)
     outside = Outside(endpoint or _address_of(remote), gateway)
-    return _settings(push, outside, peer_cipher)
+    return _settings(push, outside)
 
 
-def apply_update(
-    profile: ClientProfile,
-    remote: Remote,
-    options: Sequence[str],
-    update: Sequence[str],
-    **outside: Any,  # noqa: ANN401
-) -> tuple[tuple[str, ...], TunnelSettings]:
-    """Apply a PUSH_UPDATE to the options in force.
-
-    options: those that made the settings. update: its options; `-NAME`
-    removes what NAME set, `?OPTION` may be ignored by who does not know it.
-    Returns the options now in force, to be given next time, and settings.
-    Raises as merge does, and SessionError "update" for what may not change.
-    """
-    left = list(options)
-    new: list[str] = []
-    for word in update:
-        name = word.lstrip("?").removeprefix("-").split(" ", 1)[0]
-        if name not in UPDATABLE:
-            if word.startswith("?"):
-                continue
-            message = f"{name[:64]} cannot be changed while connected"
-            raise SessionError("update", message, "QV-153")
-        # An option that is named again replaces what it set before.
-        left = [one for one in left if one.split(" ", 1)[0] != name]
-        if not word.lstrip("?").startswith("-"):
-            new.append(word.lstrip("?"))
-    result = tuple(left + new)
-    return result, merge(profile, remote, result, **outside)
-
-
-def _settings(push: Push, outside: Outside, peer_cipher: str) -> TunnelSettings:
+def _settings(push: Push, outside: Outside) -> TunnelSettings:
     """Put the settings together."""
     ours = push.profile
     fields: dict[str, Any] = addresses(push)
@@ -114,7 +60,7 @@ def _settings(push: Push, outside: Outside, peer_cipher: str) -> TunnelSettings:
     return TunnelSettings(
         mtu=_mtu(push),
         mssfix=_mssfix(push),
-        cipher=_cipher(push, peer_cipher),
+        cipher=_cipher(push),
         digest=ours.auth,
         ping=push.value("ping", ours.ping),
         ping_restart=_ping_restart(push),
@@ -173,23 +119,10 @@ def _compression(push: Push) -> str:
     return pushed
 
 
-def _cipher(push: Push, peer_cipher: str) -> str:
-    ours = push.profile
+def _cipher(push: Push) -> str:
+    """Give the cipher that was pushed; the engine settles whether it fits."""
     item = push.last("cipher")
-    if item is not None:
-        name = cipher_name(item.values[0])
-        if name in ours.data_ciphers or name == ours.data_ciphers_fallback:
-            return name
-        offered = ":".join(ours.data_ciphers)
-        detail = f"the server chose {shown(name)}, of {offered}"
-        raise SessionError("cipher", detail, "QV-151")
-    name = cipher_name(peer_cipher)
-    if name in ours.data_ciphers:
-        return name
-    if ours.data_ciphers_fallback:
-        return ours.data_ciphers_fallback
-    detail = "the server negotiates no cipher; see data-ciphers-fallback"
-    raise SessionError("cipher", detail, "QV-151")
+    return cipher_name(item.values[0]) if item else push.profile.data_ciphers[0]
 
 
 def _negotiated(push: Push) -> dict[str, Any]:

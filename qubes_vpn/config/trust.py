@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from qubes_vpn.config.document import Document, Material
-from qubes_vpn.config.material import static_key, tls_crypt_v2_client
+from qubes_vpn.config.material import read_key
 from qubes_vpn.config.model import (
     ControlWrapKey,
     Identity,
@@ -15,6 +15,11 @@ from qubes_vpn.config.model import (
     TlsOptions,
 )
 from qubes_vpn.config.values import hex_pairs
+from qubes_vpn.wire.keyfile import (
+    ClientKeyV2,
+    parse_client_key_v2,
+    parse_static_key,
+)
 
 SHA256_SIZE: Final = 32
 HASH_SIZES: Final = {"SHA1": 20, "SHA256": SHA256_SIZE}
@@ -239,9 +244,10 @@ def control_wrap(doc: Document) -> ControlWrapKey:
         if found is None:
             continue
         if name == "tls-crypt-v2":
-            key, wkc = tls_crypt_v2_client(doc, found)
-            return ControlWrapKey(name, key, wkc=wkc)
-        key = static_key(doc, found)
+            empty = ClientKeyV2(b"", b"")
+            pair = read_key(doc, found, parse_client_key_v2, empty)
+            return ControlWrapKey(name, pair.key, wkc=pair.wkc)
+        key = read_key(doc, found, parse_static_key, b"")
         if name == "tls-crypt":
             return ControlWrapKey(name, key)
         return ControlWrapKey(

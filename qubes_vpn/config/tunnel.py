@@ -24,39 +24,10 @@ SEARCH_MAX: Final = 32
 DNS_PORT: Final = 53
 HOST_BITS: Final = 32
 
-DATA_CIPHERS: Final = (
-    "AES-256-GCM",
-    "AES-192-GCM",
-    "AES-128-GCM",
-    "CHACHA20-POLY1305",
-    "AES-256-CBC",
-    "AES-192-CBC",
-    "AES-128-CBC",
-)
-DIGESTS: Final = (
-    "SHA1",
-    "SHA224",
-    "SHA256",
-    "SHA384",
-    "SHA512",
-    "MD5",
-    "RIPEMD160",
-    "BLAKE2B512",
-    "BLAKE2S256",
-    "SHA3-224",
-    "SHA3-256",
-    "SHA3-384",
-    "SHA3-512",
-    "SHA512-224",
-    "SHA512-256",
-    "NONE",
-)
-_CIPHER_NAMES: Final = {"ID-AES256-GCM": "AES-256-GCM"} | {
-    f"ID-AES{bits}-GCM": f"AES-{bits}-GCM" for bits in (128, 192)
+# OpenSSL's other names.
+_CIPHER_NAMES: Final = {
+    f"ID-AES{bits}-GCM": f"AES-{bits}-GCM" for bits in (128, 192, 256)
 }
-_DIGEST_NAMES: Final = {
-    f"RSA-{name}": name for name in DIGESTS if name != "NONE"
-} | {f"SHA-{bits}": f"SHA{bits}" for bits in (1, 224, 256, 384, 512)}
 _DOMAIN_KINDS: Final = ("DOMAIN", "DOMAIN-SEARCH", "ADAPTER_DOMAIN_SUFFIX")
 TOPOLOGIES: Final = ("net30", "p2p", "subnet")
 # What a packet is framed in, by what `compress` and `comp-lzo` say. We only
@@ -76,12 +47,6 @@ def cipher_name(word: str) -> str:
     """Give OpenVPN's name of a cipher, in capitals."""
     upper = word.upper()
     return _CIPHER_NAMES.get(upper, upper)
-
-
-def digest_name(word: str) -> str:
-    """Give OpenVPN's name of a digest, in capitals."""
-    upper = word.upper()
-    return _DIGEST_NAMES.get(upper, upper)
 
 
 def route4(item: Item, metric: int) -> Route:
