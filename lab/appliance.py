@@ -56,7 +56,15 @@ class Appliance:
 
     def lock(self) -> Self:
         """Load the static lock, as the unit does at boot."""
-        self.command("lockdown", "apply", "--uplink", "eth0")
+        self.lab.vpn.run(
+            [
+                "sh",
+                "qubes_vpn/lockdown/lockdown.sh",
+                "apply",
+                "--uplink",
+                "eth0",
+            ]
+        )
         return self
 
     @property

@@ -14,6 +14,7 @@ import socket
 import struct
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
@@ -107,7 +108,8 @@ class Capture:
     Frames that arrive there are outbound: it is the far side of the VPN qube's
     eth0, so nobody in there can choose what it sees. It is bound to no device,
     so that it sees the first frame of an uplink that comes back; `others` are
-    the devices that are no uplink.
+    the devices that are no uplink. `uplink`: eth0's addresses; the list may
+    grow when the uplink changes.
     """
 
     def __init__(
@@ -115,7 +117,7 @@ class Capture:
         namespace: Namespace,
         *,
         others: tuple[str, ...],
-        uplink: tuple[IPv4Address, IPv6Address],
+        uplink: Sequence[Address],
         gateway: tuple[IPv4Address, IPv6Address],
         apps: tuple[Address, ...],
         allowed: tuple[Endpoint, ...],

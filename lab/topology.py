@@ -68,6 +68,7 @@ class Lab:
         self.qubes_firewall = qubes_firewall
         self.name = f"qv{os.getpid()}-{next(_counter)}"
         self.vpn_ip4 = at.VPN.ip4
+        self._uplinks: list[IPv4Address | IPv6Address] = [at.VPN.ip6]
         self._apps: dict[int, Namespace] = {}
         self._closing = contextlib.ExitStack()
         self._services: list[Service] = []
@@ -131,7 +132,7 @@ class Lab:
         return Capture(
             self.net,
             others=("lo", "wan0"),
-            uplink=(self.vpn_ip4, at.VPN.ip6),
+            uplink=self._uplinks,
             gateway=(at.NET.ip4, at.NET.ip6),
             apps=tuple(
                 address for app in at.APPS for address in (app.ip4, app.ip6)
@@ -162,6 +163,7 @@ class Lab:
     def plug_uplink(self, ip4: IPv4Address = at.VPN.ip4) -> None:
         """Give the VPN qube its eth0, as starting or a new net qube does."""
         self.vpn_ip4 = ip4
+        self._uplinks.append(ip4)
         self._cable(
             front=(self.vpn, "eth0", at.VPN.mac),
             back=(self.net, f"vif{UPLINK_DOMID}.0"),
