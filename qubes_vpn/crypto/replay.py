@@ -52,8 +52,6 @@ class ReplayWindow:
 
         now: monotonic seconds. Call it only for authenticated packets.
         """
-        if now >= self._next_mark:
-            self._mark(now)
         ahead = packet_id - self._top
         if ahead > 0:
             if ahead < self._size:
@@ -61,7 +59,10 @@ class ReplayWindow:
             else:
                 self._bitmap = 1
             self._top = packet_id
+            if now >= self._next_mark:
+                self._mark_top(now)
             return True
+        self._expire(now)
         if packet_id <= self._floor or -ahead >= self._size:
             return False
         bit = 1 << -ahead
@@ -70,13 +71,17 @@ class ReplayWindow:
         self._bitmap |= bit
         return True
 
-    def _mark(self, now: float) -> None:
-        """Note the highest id of now; forget ids that got too old."""
+    def _mark_top(self, now: float) -> None:
+        """Note that the highest id came now."""
+        self._expire(now)
+        self._marks.append((now, self._top))
         self._next_mark = now + _MARK_INTERVAL
+
+    def _expire(self, now: float) -> None:
+        """Raise the floor to the highest id that is too old."""
         marks = self._marks
         while marks and marks[0][0] + self._seconds < now:
             self._floor = marks.popleft()[1]
-        marks.append((now, self._top))
 
 
 class PairReplayWindow:

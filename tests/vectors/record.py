@@ -66,34 +66,30 @@ def record(folder, server_options, client_options):
     tls = [f"--{name}" for name in ("ca", "cert", "key")]
     paths = [str(folder / f) for f in ("cert.pem", "cert.pem", "key.pem")]
     identity = [word for pair in zip(tls, paths, strict=True) for word in pair]
+    peer = [*COMMON, *identity, "--lport"]
+    remote = ["--remote", "127.0.0.1", "4000"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as relay:
         relay.bind(("127.0.0.1", 4000))
         server = subprocess.Popen(
-            [*COMMON, "--tls-server", "--dh", "none", "--lport", "4001"]
-            + ["--remote", "127.0.0.1", "4000", *identity, *server_options],
+            [*peer, "4001", "--tls-server", "--dh", "none", *server_options],
             cwd=KEYS,
             stdout=subprocess.DEVNULL,
         )
         client = subprocess.Popen(
-            [*COMMON, "--tls-client", "--lport", "4002"]
-            + ["--remote", "127.0.0.1", "4000", *identity, *client_options],
+            [*peer, "4002", "--tls-client", *remote, *client_options],
             cwd=KEYS,
             stdout=subprocess.DEVNULL,
         )
         packets = []
+        data_packets = 0
         try:
             while select.select([relay], [], [], 2.5)[0]:
                 content, (_, port) = relay.recvfrom(65535)
                 sender = "server" if port == 4001 else "client"
                 packets.append([sender, content.hex()])
                 relay.sendto(content, ("127.0.0.1", 8003 - port))
-                if (
-                    sum(
-                        content[0] >> 3 in {6, 9}
-                        for content in (bytes.fromhex(p[1]) for p in packets)
-                    )
-                    > 3
-                ):
+                data_packets += content[0] >> 3 in {6, 9}
+                if data_packets > 3:
                     break
         finally:
             for process in (server, client):
