@@ -48,7 +48,7 @@ from qubes_vpn.engine.peer_info import (
     options_string,
     peer_info,
 )
-from qubes_vpn.engine.pull import PushCollector, occ_cipher
+from qubes_vpn.engine.pull import PushCollector, apply_update
 from qubes_vpn.engine.session import (
     ChannelEvent,
     ChannelSettings,
@@ -146,7 +146,7 @@ class ClientEngine:
         self._collector = PushCollector()
         self._updates = PushCollector()
         self._options: tuple[str, ...] = ()
-        self._peer_cipher = ""
+        self._peer_options = ""
         self._challenge: messages.Challenge | None = None
         self._inactivity = Inactivity(0, 0, 0.0, 0)
         self._looked_at = 0.0
@@ -422,7 +422,7 @@ class ClientEngine:
         )
 
     def _on_keys(self, peer: KeyMethodMessage, now: Now) -> None:
-        self._peer_cipher = occ_cipher(peer.options)
+        self._peer_options = peer.options
         if isinstance(self._state, Established):
             self._event(KeysReady(self._data_keys(self._state.settings)), now)
             return
@@ -468,7 +468,7 @@ class ClientEngine:
         options = self._collector.add(message)
         if options is None:
             return
-        settings = self._where.merge(options, self._peer_cipher)
+        settings = self._where.merge(options, self._peer_options)
         self._options = options
         self._establish(settings, now)
 
@@ -508,9 +508,9 @@ class ClientEngine:
         update = self._updates.add(message)
         if update is None:
             return
-        self._options, settings = self._where.update(
-            self._options, update, self._peer_cipher
-        )
+        options = apply_update(self._options, update)
+        settings = self._where.merge(options, self._peer_options)
+        self._options = options
         self._event(Pushed(settings), now)
 
     def _on_auth_failed(self, message: messages.AuthFailed, now: Now) -> None:

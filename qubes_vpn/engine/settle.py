@@ -20,7 +20,7 @@ from qubes_vpn.crypto.tls import TlsSession, TlsSettings
 from qubes_vpn.crypto.verify import PeerCheck
 from qubes_vpn.engine.keying import KeySuite
 from qubes_vpn.engine.peer_info import PlaneFeatures, offered_ciphers
-from qubes_vpn.engine.pull import occ_cipher
+from qubes_vpn.engine.pull import choose_cipher
 from qubes_vpn.engine.push_options import IvProto
 from qubes_vpn.errors import SessionError
 from qubes_vpn.wire.key_method import KeyMethodMessage
@@ -103,9 +103,12 @@ class Situation:
     endpoint: Address | None = None
     gateway: Address | None = None
 
-    def merge(self, options: Sequence[str], peer_cipher: str) -> TunnelSettings:
-        """Merge pushed options with the profile; check what planes can.
+    def merge(
+        self, options: Sequence[str], peer_options: str
+    ) -> TunnelSettings:
+        """Merge pushed options with the profile; decide the cipher.
 
+        peer_options: the peer's options string.
         Raises SessionError when the settings cannot be used.
         """
         settings = pulled.merge(
@@ -114,30 +117,14 @@ class Situation:
             options,
             endpoint=self.endpoint,
             gateway=self.gateway,
-            peer_cipher=peer_cipher,
         )
-        return self.checked(settings)
-
-    def update(
-        self, options: Sequence[str], update: Sequence[str], peer_cipher: str
-    ) -> tuple[tuple[str, ...], TunnelSettings]:
-        """Apply a PUSH_UPDATE, all of it or nothing."""
-        after, settings = pulled.apply_update(
-            self.profile,
-            self.remote,
-            options,
-            update,
-            endpoint=self.endpoint,
-            gateway=self.gateway,
-            peer_cipher=peer_cipher,
+        cipher = choose_cipher(
+            self.profile, self.features, options, peer_options
         )
-        return after, self.checked(settings)
+        return self.checked(replace(settings, cipher=cipher))
 
     def checked(self, settings: TunnelSettings) -> TunnelSettings:
         """Return the settings if the data plane can do what they say."""
-        planes = self.features.ciphers
-        if planes is not None and settings.cipher not in planes:
-            raise SessionError("cipher-refused", settings.cipher)
         if settings.compression and not self.features.framing:
             raise SessionError("bad-push", "this data plane has no framing")
         if not settings.aead_epoch:
@@ -162,12 +149,13 @@ def own_settings(
     theirs = peer.peer_info_pairs()
     bits = IvProto(_number(theirs.get("IV_PROTO", "")))
     if IvProto.NCP_P2P not in bits:
-        return where.merge((), occ_cipher(peer.options))
+        return where.merge((), peer.options)
     ours = offered_ciphers(where.profile, where.features)
     listed = theirs.get("IV_CIPHERS", "").split(":")
     # the TLS server's order decides, and that is not us
     common = next((one for one in listed if one in ours), "")
-    settings = where.merge((), common)
+    said = f"cipher {common}" if common else peer.options
+    settings = where.merge((), said)
     ekm = IvProto.TLS_KEY_EXPORT in bits
     peer_id: int | None = None
     if IvProto.DATA_V2 in bits:

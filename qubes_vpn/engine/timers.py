@@ -77,9 +77,7 @@ def _renegotiation(state: Established, traffic: Traffic) -> float:
     reached = (
         _over(octets, timing.reneg_bytes)
         or _over(packets, timing.reneg_pkts)
-        or _over(
-            traffic.key_blocks + packets, 0 if epoch else timing.block_limit
-        )
+        or _over(traffic.key_blocks, 0 if epoch else timing.block_limit)
         or (traffic.key_packets >= PACKET_ID_WARN and not epoch)
         or traffic.decrypt_failures >= FAILURES_WARN
     )

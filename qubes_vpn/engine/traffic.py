@@ -17,7 +17,7 @@ class Traffic:
     tun_bytes: inner bytes both ways since the session began, pings not
     counted: what `inactive` measures.
     key_packets: the highest packet id used with the primary key.
-    key_blocks: AEAD blocks (16 bytes) sealed and opened with it.
+    key_blocks: packets, and AEAD blocks (16 bytes), sealed and opened with it.
     decrypt_failures: tags that were wrong since it came into use.
     ping_seen: the peer has sent one ping at least.
     peer_exited: the peer said goodbye over the data channel (OCC_EXIT).
