@@ -399,8 +399,27 @@ def main(args: list[str] | None = None) -> int:
     except (AgentGoneError, MessageError):
         return os.EX_UNAVAILABLE
     except OsRefusedError as error:
-        print(f"qubes-vpn-engine: {error}", file=sys.stderr)  # noqa: T201
+        _complain(str(error))
         return os.EX_OSERR
+    except Exception as error:  # noqa: BLE001 a mistake of ours: the text of
+        # an exception may hold a secret, its type and place do not
+        _complain(f"internal error: {type(error).__name__} at {place(error)}")
+        return os.EX_SOFTWARE
+
+
+def place(error: BaseException) -> str:
+    """Give file and line of where an exception was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "?"
+    name = os.path.basename(trace.tb_frame.f_code.co_filename)
+    return f"{name}:{trace.tb_lineno}"
+
+
+def _complain(text: str) -> None:
+    print(f"qubes-vpn-engine: {text}", file=sys.stderr)  # noqa: T201
 
 
 if __name__ == "__main__":
