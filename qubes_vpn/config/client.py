@@ -31,7 +31,7 @@ def build(doc: Document) -> ClientProfile:
     wrap = trust.control_wrap(doc)
     ciphers, fallback = data_ciphers(doc)
     fields: dict[str, Any] = {}
-    for part in (_timing, _rekeying, _addresses, _sizes, _login, _rest):
+    for part in (timing, rekeying, _addresses, _sizes, _login, _rest):
         fields |= part(doc)
     profile = ClientProfile(
         remotes=remotes,
@@ -54,7 +54,8 @@ def build(doc: Document) -> ClientProfile:
 # -- checks -------------------------------------------------------------------
 
 
-def _check_mode(doc: Document) -> None:
+def check_tun(doc: Document) -> None:
+    """Refuse layer 2."""
     device = doc.last("dev")
     kind = doc.last("dev-type")
     for item in (device, kind):
@@ -63,6 +64,10 @@ def _check_mode(doc: Document) -> None:
                 "tap (layer 2) is not supported; ask for a profile with dev tun"
             )
             doc.report(item.statement, message, 1)
+
+
+def _check_mode(doc: Document) -> None:
+    check_tun(doc)
     mode = doc.last("mode")
     if mode and mode.values[0] != "p2p":
         doc.report(mode.statement, "mode server is for a server's profile", 1)
@@ -179,7 +184,7 @@ def unlimited(doc: Document, name: str, word: str, other: int) -> int:
     return int(text)
 
 
-def _timing(doc: Document) -> dict[str, Any]:
+def timing(doc: Document) -> dict[str, Any]:
     """Read ping and its relatives; keepalive sets both, as it stands."""
     ping = doc.value("ping", 0)
     restart = doc.value("ping-restart", 120)
@@ -218,7 +223,8 @@ def _timing(doc: Document) -> dict[str, Any]:
     }
 
 
-def _rekeying(doc: Document) -> dict[str, Any]:
+def rekeying(doc: Document) -> dict[str, Any]:
+    """Read when keys are renewed, and the replay window."""
     reneg = doc.last("reneg-sec")
     return {
         "hand_window": doc.value("hand-window", 60),

@@ -446,7 +446,7 @@ DIRECTIVES: Final = _table((
     Directive("route-up", "text...", _FILE, _IGNORE, _SCRIPT),
     Directive("route-pre-down", "text...", _FILE, _IGNORE, _SCRIPT),
     Directive("dns-updown", "text...", _FILE, _IGNORE, "DNS is set without a script"),
-    Directive("plugin", "text...", _FILE, _IGNORE, "no plugins are loaded", server=_REFUSE),
+    Directive("plugin", "text...", _FILE, _IGNORE, "no plugins are loaded", server=_APPLY),
     Directive("gremlin", "text", _FILE, _REFUSE, "breaks packets on purpose"),
     Directive("memstats", "text", _FILE, _IGNORE, "see: qubes-vpn status"),
 

@@ -314,9 +314,7 @@ class Document:
 
         Raises OSError or ValueError.
         """
-        folder = self.value("cd", "")
-        if folder and not path.startswith("/"):
-            path = f"{folder.rstrip('/')}/{path}"
+        path = self.resolve(path)
         if "\0" in path or not path:
             message = "not a file name"
             raise ValueError(message)
@@ -325,6 +323,13 @@ class Document:
             message = f"over {FILE_MAX} bytes"
             raise ValueError(message)
         return content
+
+    def resolve(self, path: str) -> str:
+        """Give the path of a file, relative to the profile's folder."""
+        folder = str((self.outer or self).value("cd", ""))
+        if not folder or path.startswith("/"):
+            return path
+        return f"{folder.rstrip('/')}/{path}"
 
     # -- reporting ------------------------------------------------------------
 

@@ -68,8 +68,11 @@ def pem(doc: Document, name: str) -> bytes:
 # -- the server ---------------------------------------------------------------
 
 
-def server_check(doc: Document) -> ServerCheck:
-    """Read everything that makes a server the right one."""
+def server_check(doc: Document, *, with_crl: bool = True) -> ServerCheck:
+    """Read everything that makes the other side the right one.
+
+    with_crl: also read crl-verify's list.
+    """
     doc.conflict(
         ("peer-fingerprint", "verify-hash"),
         "peer-fingerprint and verify-hash exclude another",
@@ -89,7 +92,7 @@ def server_check(doc: Document) -> ServerCheck:
         name_type=name_type,
         eku=eku,
         ku=ku,
-        crl=crl(doc),
+        crl=crl(doc) if with_crl else b"",
         username_field=doc.value("x509-username-field", "CN"),
         ns_cert_type=ns_cert_type,
     )
@@ -235,9 +238,9 @@ def _pkcs12(doc: Document, found: Material) -> bytes:
 # -- the control channel -----------------------------------------------------
 
 
-def control_wrap(doc: Document) -> ControlWrapKey:
+def control_wrap(doc: Document, names: Iterable[str] = WRAPS) -> ControlWrapKey:
     """Read the control wrap of a profile or of a connection block."""
-    given = [name for name in WRAPS if doc.all(name)]
+    given = [name for name in names if doc.all(name)]
     doc.conflict(given, " and ".join(given) + " exclude another")
     for name in given:
         found = doc.material(name)

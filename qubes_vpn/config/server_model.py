@@ -1,0 +1,151 @@
+"""The values that a server's profile becomes: frozen, checked, no text."""
+
+from dataclasses import dataclass, field
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+)
+
+from qubes_vpn.config.model import (
+    ControlWrapKey,
+    Identity,
+    ServerCheck,
+    TlsOptions,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """One `local`: where the server listens.
+
+    address: "" for all. proto: udp or tcp. family: 4, 6 or 0 (both).
+    """
+
+    address: str = ""
+    port: int = 1194
+    proto: str = "udp"
+    family: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOptions:
+    """`auth-gen-token`. Times in seconds; lifetime 0: as long as it lives.
+
+    secret: 128 bytes of auth-gen-token-secret; empty: made at the start.
+    external_auth: the password back end checks what a token says too.
+    """
+
+    lifetime: int = 0
+    renewal: int = 0
+    external_auth: bool = False
+    secret: bytes = field(repr=False, default=b"")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """One file of client-config-dir: what is different for this client.
+
+    ifconfig4, ifconfig6: its own address, and the other operand.
+    push_remove: prefixes of options that are not pushed to it.
+    push_reset: nothing of the profile's `push` is.
+    """
+
+    disable: bool = False
+    ifconfig4: tuple[IPv4Address, str] | None = None
+    ifconfig6: tuple[IPv6Address, int] | None = None
+    iroutes: tuple[IPv4Network | IPv6Network, ...] = ()
+    push: tuple[str, ...] = ()
+    push_remove: tuple[str, ...] = ()
+    push_reset: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProfile:
+    """Everything that a server needs, but for files that may change.
+
+    client_check: what makes a client the right one (its `name` is unused).
+    verify_client_cert: none, optional or require. control_wrap: plain,
+    tls-auth or tls-crypt. tls_crypt_v2: the server key (128 bytes), beside
+    it; alone when `control_wrap` is plain. network4, network6: of `server`
+    and `server-ipv6`; the server has the first address. pool4, pool6: first
+    and last address that clients get; None: whatever is free.
+    password_file, pam_service, client_config_dir, crl_file, persist_file,
+    status_file: names that the runtime opens; "" when not used.
+    keepalive: what clients get pushed as ping and ping-restart; ping and
+    ping_restart are the server's own (keepalive sets them, and doubles the
+    second). Times are seconds, sizes bytes; 0 means off.
+    """
+
+    listens: tuple[Listen, ...] = (Listen(),)
+    identity: Identity = field(default_factory=Identity)
+    client_check: ServerCheck = field(default_factory=ServerCheck)
+    verify_client_cert: str = "require"
+    control_wrap: ControlWrapKey = field(default_factory=ControlWrapKey)
+    tls_crypt_v2: bytes = field(repr=False, default=b"")
+    force_cookie: bool = False
+    tls_crypt_v2_max_age: int = 0
+    tls_crypt_v2_deny: str = ""
+    tls: TlsOptions = field(default_factory=TlsOptions)
+    data_ciphers: tuple[str, ...] = (
+        "AES-256-GCM",
+        "AES-128-GCM",
+        "CHACHA20-POLY1305",
+    )
+    data_ciphers_fallback: str = ""
+    auth: str = "SHA1"
+    dev: str = "tun"
+    topology: str = "subnet"
+    network4: IPv4Network | None = None
+    network6: IPv6Network | None = None
+    pool4: tuple[IPv4Address, IPv4Address] | None = None
+    pool6: tuple[IPv6Address, IPv6Address] | None = None
+    persist_file: str = ""
+    persist_seconds: int = 600
+    client_config_dir: str = ""
+    ccd_exclusive: bool = False
+    duplicate_cn: bool = False
+    max_clients: int = 1024
+    max_routes_per_client: int = 256
+    client_to_client: bool = False
+    push: tuple[str, ...] = ()
+    routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
+    username_as_common_name: bool = False
+    password_file: str = ""
+    pam_service: str = ""
+    auth_user_pass_optional: bool = False
+    auth_gen_token: TokenOptions | None = None
+    crl_file: str = ""
+    connect_freq: tuple[int, int] = (0, 0)
+    connect_freq_initial: tuple[int, int] = (100, 10)
+    hand_window: int = 60
+    tran_window: int = 3600
+    tls_timeout: int = 2
+    reneg_sec: int = 3600
+    reneg_sec_min: int = 0
+    reneg_bytes: int = -1
+    reneg_pkts: int = 0
+    keepalive: tuple[int, int] = (0, 0)
+    ping: int = 0
+    ping_restart: int = 0
+    inactive: int = 0
+    inactive_bytes: int = 0
+    session_timeout: int = 0
+    explicit_exit_notify: int = 0
+    replay_window: int = 64
+    replay_time: int = 15
+    tun_mtu: int = 1500
+    mssfix: int = -1
+    max_packet_size: int = 1250
+    sndbuf: int = 0
+    rcvbuf: int = 0
+    status_file: str = ""
+    status_seconds: int = 60
+    status_version: int = 1
+    notes: tuple[tuple[int, str, str], ...] = ()
+
+    @property
+    def wants_password(self) -> bool:
+        """Whether clients are asked for a user name and password."""
+        return bool(self.password_file or self.pam_service)
