@@ -45,12 +45,18 @@ def missing() -> str:
 
 
 def _in_user_namespace() -> None:
-    """Become root of a user namespace; comes back only where that fails."""
+    """Become root of a user namespace; comes back only where that fails.
+
+    With the subordinate ids of this user the split of users works as well;
+    else there is one user only, and the demo says what that hides.
+    """
     enter = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
-    if subprocess.run([*enter, "true"], capture_output=True).returncode == 0:
-        os.environ[ROOTLESS] = "1"
-        again = [sys.executable, "-m", "lab", *sys.argv[1:]]
-        os.execvp(enter[0], [*enter, *again])
+    for users, only_one in ((["--map-auto"], ""), ([], "1")):
+        trial = [*enter, *users, "true"]
+        if subprocess.run(trial, capture_output=True).returncode == 0:
+            os.environ[ROOTLESS] = only_one
+            again = [sys.executable, "-m", "lab", *sys.argv[1:]]
+            os.execvp(enter[0], [*enter, *users, *again])
 
 
 def _up(lab: Lab) -> None:
