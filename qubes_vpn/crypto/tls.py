@@ -35,9 +35,9 @@ _RECORD_MAX: Final = 16384
 _READ_SIZE: Final = 65536
 
 _UNABLE_TO_GET_CRL: Final = 3
-# X509_V_ERR numbers that only say "I do not know the issuer": with
-# fingerprints alone there is none.
-_ISSUER_ERRORS: Final = frozenset({2, 18, 19, 20, 21, 24, 27})
+# X509_V_ERR numbers that only say "I do not know the issuer, or it is no
+# authority": with fingerprints alone, only the leaf matters.
+_ISSUER_ERRORS: Final = frozenset({2, 18, 19, 20, 21, 27, 79})
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +219,9 @@ class TlsContext:
         if number == _UNABLE_TO_GET_CRL:
             # One list covers one issuer; the leaf's must be there.
             return depth > 0
-        return self._fingerprint_only and number in _ISSUER_ERRORS
+        return self._fingerprint_only and (
+            depth > 0 or number in _ISSUER_ERRORS
+        )
 
     def _check(
         self, verdict: _Verdict, certificate: crypto.X509, depth: int

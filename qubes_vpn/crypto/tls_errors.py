@@ -32,12 +32,13 @@ _VERIFY: Final = {
     21: ("unknown-ca", "ca: the peer's certificate cannot be verified"),
     22: ("chain-too-long", "the peer's chain of certificates is too long"),
     23: ("certificate-revoked", "crl-verify: the certificate is revoked"),
-    24: ("invalid-ca", "ca: an issuer may not issue certificates"),
     25: ("chain-too-long", "ca: path length exceeded"),
     26: ("wrong-usage", "the peer's certificate is for another purpose"),
+    27: ("unknown-ca", "ca: the peer's certificate is not trusted"),
     66: ("weak-certificate", "tls-cert-profile: the peer's key is too small"),
     67: ("weak-certificate", "tls-cert-profile: an issuer's key is too small"),
     68: ("weak-certificate", "tls-cert-profile: a signature is too weak"),
+    79: ("invalid-ca", "ca: an issuer may not issue certificates"),
 }
 
 # Parts of OpenSSL's reason texts -> slug, what to look at.
