@@ -36,8 +36,9 @@ def test_traffic_flows_both_ways_and_survives_a_rekey(
         secret.chmod(0o600)
         words = ["--auth-user-pass", str(secret)]
     profile = server.client_profile() + "reneg-sec 4\n"
+    appliance = Appliance(lab).lock()
     with lab.capture(server.settings.endpoint) as capture:
-        with Appliance(lab).lock() as appliance:
+        with appliance:
             appliance.connect(profile, *words).wait_connected()
             assert fetch(lab.app(1)).status == 200
             assert len(fetch(lab.app(1), upload=b"x" * BULK).body)

@@ -25,8 +25,8 @@ def world():
     with Lab() as lab:
         server = Server(lab.internet, lab.scratch, Settings())
         server.start()
+        appliance = Appliance(lab).lock()
         with lab.capture(server.settings.endpoint) as capture:
-            appliance = Appliance(lab).lock()
             appliance.connect(server.client_profile()).wait_connected()
             with (
                 Flood(lab.app(1), rate=50) as one,
