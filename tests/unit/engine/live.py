@@ -125,7 +125,10 @@ class Live:
         return self
 
     def _read(self):
-        data = self.link.recv(65536)
+        try:
+            data = self.link.recv(65536)
+        except ConnectionRefusedError:
+            return []  # an ICMP error ends nothing
         if not self.stream:
             return [data]
         self.buffer += data

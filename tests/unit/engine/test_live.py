@@ -1,11 +1,14 @@
 """The client engine against Debian's openvpn."""
 
+import signal
+import time
 from ipaddress import ip_address
 
 import pytest
 
 from lab.namespace import Namespace
 from lab.openvpn import Server, Settings, Wrap
+from qubes_vpn.config.profile import Credentials
 from qubes_vpn.engine import effects
 from qubes_vpn.engine.states import Closed, Established
 from tests.unit.engine.live import Live, profile_of
@@ -70,3 +73,128 @@ def test_connects_pings_and_says_goodbye(start_server, connect, wrap):
         effects.RemoveKeys,
         effects.Ended,
     ]
+
+
+@pytest.mark.parametrize(
+    "cipher",
+    ["AES-256-GCM", "AES-192-GCM", "AES-128-GCM", "CHACHA20-POLY1305"],
+)
+@pytest.mark.parametrize("proto", ["udp", "tcp"])
+def test_ciphers_and_transports(start_server, connect, cipher, proto):
+    server = start_server(cipher=cipher, proto=proto, wrap=Wrap.TLS_AUTH)
+    live = connect(server)
+    assert live.ping_through(GATEWAY)[20] == 0
+    assert live.engine.status.cipher == cipher
+    assert server.ciphers() == [cipher]
+
+
+@pytest.mark.parametrize("tls_max", ["1.2", "1.3"])
+def test_tls_versions_with_key_exporter_and_without(
+    start_server, connect, tls_max
+):
+    server = start_server(tls_max=tls_max, wrap=Wrap.PLAIN)
+    live = connect(server)
+    assert live.ping_through(GATEWAY)[20] == 0
+    assert live.engine.status.tls.startswith(f"TLSv{tls_max} ")
+    assert live.engine.status.server_name
+
+
+@pytest.mark.parametrize("wrap", [Wrap.PLAIN, Wrap.TLS_CRYPT])
+@pytest.mark.parametrize("ours", [True, False], ids=["we", "server"])
+@pytest.mark.slow
+def test_renegotiates_while_traffic_flows(start_server, connect, wrap, ours):
+    server = start_server(wrap=wrap, reneg=0 if ours else 2)
+    live = connect(server, reneg=2 if ours else 0)
+    seen = set()
+    for _ in range(90):
+        live.ping_through(GATEWAY)
+        seen.add(live.engine.status.key_id)
+        if {0, 1, 2} <= seen:
+            break
+        live.run_until(_after(0.15))
+    assert {0, 1, 2} <= seen
+    assert isinstance(live.engine.state, Established)
+    assert len(live.of(effects.SwapKeys)) >= 1
+    assert not live.channel.drops
+
+
+def _after(seconds):
+    end = time.monotonic() + seconds
+    return lambda _live: time.monotonic() >= end
+
+
+@pytest.mark.slow
+def test_both_sides_renegotiate_at_once(start_server, connect):
+    server = start_server(reneg=2)
+    live = connect(server, reneg=2)
+    live.run_until(_after(5))
+    assert live.engine.status.key_id >= 2
+    assert live.ping_through(GATEWAY)[20] == 0
+
+
+def test_user_and_password(start_server, namespace, connect):
+    server = start_server(users=(("alice", "wonder land"),))
+    profile = profile_of(server)
+    live = Live(
+        namespace, profile, credentials=Credentials("alice", "wonder land")
+    )
+    live.run_until(lambda one: isinstance(one.engine.state, Established))
+    live.close()
+
+
+def test_a_wrong_password_ends_with_the_servers_reason(start_server, namespace):
+    server = start_server(users=(("alice", "wonder land"),))
+    live = Live(
+        namespace, profile_of(server), credentials=Credentials("alice", "x")
+    )
+    live.run_until(lambda one: isinstance(one.engine.state, Closed))
+    (ended,) = live.of(effects.Ended)
+    assert (ended.reason, ended.code) == ("auth-failed", "QV-110")
+    assert not ended.retry
+    assert not live.of(effects.OpenForwarding)
+    live.close()
+
+
+def test_asks_for_what_the_profile_does_not_say(start_server, namespace):
+    server = start_server(users=(("alice", "wonder land"),))
+    live = Live(namespace, profile_of(server))
+    (asked,) = live.of(effects.AskUser)
+    assert asked.kind == "credentials"
+    assert not live.of(effects.Send)
+    live.engine.answer("credentials", "alice", "wonder land", live.now())
+    live.drain()
+    live.run_until(lambda one: isinstance(one.engine.state, Established))
+    live.close()
+
+
+def test_the_servers_end_ends_the_session(start_server, connect):
+    server = start_server(extra=("explicit-exit-notify 2",))
+    live = connect(server)
+    server.signal(signal.SIGTERM)
+    live.run_until(_has_ended)
+    (ended,) = live.of(effects.Ended)
+    assert (ended.reason, ended.retry) == ("server-restart", True)
+    assert ended.advance == "remote"
+    assert live.effects.index(ended) > live.effects.index(
+        live.of(effects.CloseForwarding)[0]
+    )
+
+
+def test_a_dead_server_is_noticed_by_ping_restart(start_server, connect):
+    extra = ("pull-filter ignore ping", "ping 1", "ping-restart 2")
+    server = start_server(client_extra=extra)
+    live = connect(server)
+    server.signal(signal.SIGKILL)
+    live.run_until(_has_ended)
+    assert live.of(effects.Ended)[0].reason == "ping-restart"
+
+
+def _has_ended(live):
+    return bool(live.of(effects.Ended))
+
+
+def test_a_refused_cipher_is_a_reason(start_server, connect):
+    server = start_server(cipher="AES-128-GCM")
+    live = connect(server, cipher="AES-256-GCM")
+    assert live.of(effects.Ended)[0].reason in {"cipher-refused", "auth-failed"}
+    assert not live.of(effects.OpenForwarding)
