@@ -11,7 +11,7 @@ OTHER: Final = "QV-100"
 # fmt: off
 # ruff: noqa: E501 -- a table reads as a table
 REASONS: Final[dict[str, tuple[str, str]]] = {
-    "no-answer": ("QV-101", "the server does not answer: wrong address, a network that wants a login first, or a wrong tls-auth or tls-crypt key"),
+    "no-answer": ("QV-101", "the server does not answer: a wrong address (remote), a network that wants a login first, or a wrong key (tls-auth, tls-crypt) look the same"),
     "handshake-timeout": ("QV-102", "the server answered, but TLS did not complete within hand-window"),
     "no-push-reply": ("QV-103", "the server accepted TLS, but sent no settings"),
     "renegotiation-timeout": ("QV-104", "a new key could not be negotiated within hand-window"),
@@ -19,7 +19,7 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     "ping-exit": ("QV-106", "nothing came from the server for ping-exit seconds"),
     "inactive": ("QV-107", "no traffic for the time that inactive allows"),
     "session-timeout": ("QV-108", "the session reached its session-timeout"),
-    "auth-failed": ("QV-110", "the server refused the user name or password; many providers give separate ones for VPN connections, and limit the number of devices"),
+    "auth-failed": ("QV-110", "the server refused the user name or password (auth-user-pass); many providers give separate ones for VPN connections, and limit the number of devices"),
     "auth-temp": ("QV-111", "the server refuses us for now"),
     "auth-token": ("QV-112", "the server no longer accepts the session token; the credentials are used again"),
     "auth-pending-timeout": ("QV-113", "the second factor was not confirmed in time"),

@@ -18,15 +18,19 @@ FILE_MAX: Final = 4 * 1024 * 1024
 def read_bounded(path: str | Path, limit: int = FILE_MAX) -> bytes:
     """Read a regular file of at most `limit` bytes. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
+    try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(f"{path} is not a regular file")
+            raise OSError("not a regular file")
         if status.st_size > limit:
-            raise OSError(f"{path} is larger than {limit} bytes")
+            raise OSError(f"larger than {limit} bytes")
+    except OSError:
+        os.close(descriptor)
+        raise
+    with os.fdopen(descriptor, "rb") as stream:
         data = stream.read(limit + 1)
     if len(data) > limit:
-        raise OSError(f"{path} is larger than {limit} bytes")
+        raise OSError(f"larger than {limit} bytes")
     return data
 
 

@@ -115,7 +115,7 @@ def test_a_server_with_another_certificate(lab, server, appliance):
     begin, end = profile.index("<ca>"), profile.index("</ca>")
     changed = profile[:begin] + f"<ca>\n{other}" + profile[end:]
     appliance.connect(changed)
-    retries(appliance, "(ca)")
+    retries(appliance, " ca: ")
     closed(lab, server)
 
 
@@ -132,7 +132,7 @@ def test_a_wrong_key_looks_like_silence(lab, server, appliance):
 def test_a_silent_server(lab, server, appliance):
     profile = server.client_profile(port=4444) + "hand-window 3\n"
     appliance.connect(profile)
-    retries(appliance, "remote")
+    retries(appliance, "(remote)")
     closed(lab, server)
 
 
@@ -147,7 +147,7 @@ def test_a_wrong_password_ends_it(lab, tmp_path):
             server.client_profile(), "--auth-user-pass", str(secret)
         )
         assert appliance.exit_status() == 77, appliance.log()
-        assert "auth-user-pass" in appliance.log()
+        assert "(auth-user-pass)" in appliance.log()
         assert "wrong-password" not in appliance.log()
     closed(lab, server)
     server.stop()
