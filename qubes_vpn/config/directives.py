@@ -189,6 +189,8 @@ DIRECTIVES: Final = _table((
     Directive("http-proxy-retry", "[text...]", _CLIENT | Scope.CONNECTION, _IGNORE, "a proxy is always tried again"),
     Directive("http-proxy-timeout", "[text...]", _CLIENT | Scope.CONNECTION, _IGNORE, "connect-timeout holds for the proxy too"),
     Directive("socks-proxy", "host [port] [file]", _CLIENT | Scope.CONNECTION),
+    # Not OpenVPN's: the inline form of the file that socks-proxy names.
+    Directive("socks-proxy-user-pass", "file", _CLIENT, block=True),
     Directive("socks-proxy-retry", "[text...]", _CLIENT | Scope.CONNECTION, _IGNORE, "a proxy is always tried again"),
     Directive("tcp-nodelay", "", _BOTH, _IGNORE, "TCP never waits to fill a segment"),
     Directive("socket-flags", "[text...]", _BOTH, _IGNORE, "TCP never waits to fill a segment"),
@@ -301,7 +303,7 @@ DIRECTIVES: Final = _table((
     Directive("key", "file", block=True),
     Directive("pkcs12", "file", block=True),
     Directive("dh", "file", _FILE, _IGNORE, "only a server needs it", block=True, server=_APPLY),
-    Directive("askpass", "[file]"),
+    Directive("askpass", "[file]", block=True),  # the block is not OpenVPN's
     Directive("peer-fingerprint", "hash", block=True),
     Directive("verify-hash", "hash [text]", block=True),
     Directive("verify-x509-name", "text [text]"),

@@ -4,9 +4,10 @@ from dataclasses import replace
 from ipaddress import ip_address
 from typing import Final
 
-from qubes_vpn.config.document import Document, Item
+from qubes_vpn.config.document import INLINE, Document, Item
 from qubes_vpn.config.material import name_and_password
 from qubes_vpn.config.model import Proxy, Remote
+from qubes_vpn.config.trust import WRAPS, control_wrap
 
 REMOTES_MAX: Final = 512
 PRIVILEGED: Final = 1024
@@ -94,7 +95,12 @@ def _remote(doc: Document, item: Item) -> Remote:
         tun_mtu=doc.value("tun-mtu", None),
         fragment=fragment,
     )
-    return replace(remote, proxy=_proxy(doc, proto, item))
+    own_wrap = doc.outer and any(doc.all(name) for name in WRAPS)
+    return replace(
+        remote,
+        proxy=_proxy(doc, proto, item),
+        control_wrap=control_wrap(doc) if own_wrap else None,
+    )
 
 
 def _exit_notify(doc: Document, proto: str) -> int:
@@ -126,10 +132,11 @@ def _proxy(doc: Document, proto: str, at: Item) -> Proxy | None:
     if not socks:
         return None
     name = password = None
+    found = (doc.outer or doc).material("socks-proxy-user-pass")
     if path := socks.value(2):
         found = doc.read(socks.statement, path)
-        if found:
-            name, password = name_and_password(doc, found)
+    if found:
+        name, password = name_and_password(doc, found)
     return Proxy(
         "socks",
         socks.values[0],
@@ -155,7 +162,9 @@ def _http_proxy(
         auth = source
     elif source != "none":
         auth = item.value(3, "basic")
-        found = doc.read(item.statement, source)
+        found = None
+        if source != INLINE:
+            found = doc.read(item.statement, source)
         if found:
             name, password = name_and_password(doc, found)
     outer = doc.outer or doc

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from qubes_vpn.config.document import Document, Material
@@ -33,11 +33,7 @@ EKU_OF: Final = {
 }
 WRAPS: Final = ("tls-auth", "tls-crypt", "tls-crypt-v2")
 
-_CERTIFICATE: Final = re.compile(
-    rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----.*?"
-    rb"-----END (?:X509 |TRUSTED )?CERTIFICATE-----",
-    re.DOTALL,
-)
+_PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 
 
 def one_of(doc: Document, name: str, names: Iterable[str], default: str) -> Any:  # noqa: ANN401
@@ -53,16 +49,36 @@ def one_of(doc: Document, name: str, names: Iterable[str], default: str) -> Any:
     return word
 
 
-def pem(doc: Document, name: str) -> bytes:
-    """Read a directive that holds PEM certificates or keys."""
+def pem(doc: Document, name: str) -> tuple[bytes, ...]:
+    """Read the PEM blocks of a directive, without the text around them."""
     found = doc.material(name)
     if found is None:
-        return b""
-    if b"-----BEGIN " not in found.content:
-        what = "is empty" if not found.content.strip() else "is not PEM text"
+        return ()
+    blocks = tuple(_pem_blocks(found.content.replace(b"\r", b"")))
+    if not blocks:
+        empty = not found.content.strip()
+        what = "is empty" if empty else "holds nothing whole in PEM form"
         doc.problems.append(found.problem(what))
-        return b""
-    return found.content
+    return blocks
+
+
+def _pem_blocks(content: bytes) -> Iterator[bytes]:
+    at = 0
+    while (begin := _PEM_BEGIN.search(content, at)) is not None:
+        end_line = b"-----END %s-----" % begin[1]
+        end = content.find(end_line, begin.end())
+        if end < 0:
+            return
+        at = end + len(end_line)
+        yield content[begin.start() : at] + b"\n"
+
+
+def _certificates(doc: Document, name: str) -> tuple[bytes, ...]:
+    blocks = pem(doc, name)
+    found = tuple(b for b in blocks if b"CERTIFICATE-----" in b[:40])
+    if blocks and not found:
+        doc.complain(f"{name}: holds no certificate")
+    return found
 
 
 # -- the server ---------------------------------------------------------------
@@ -85,7 +101,7 @@ def server_check(doc: Document, *, with_crl: bool = True) -> ServerCheck:
         doc.report(name.statement, message, 2)
     ns_cert_type = one_of(doc, "ns-cert-type", ("server", "client"), "")
     return ServerCheck(
-        ca=pem(doc, "ca"),
+        ca=b"".join(_certificates(doc, "ca")),
         fingerprints=_fingerprints(doc),
         verify_hash=_verify_hash(doc),
         name=name.values[0] if name else "",
@@ -105,7 +121,7 @@ def crl(doc: Document) -> bytes:
         message = "crl-verify: a folder is not read; name one PEM file"
         doc.report(item.statement, message, 2)
         return b""
-    return pem(doc, "crl-verify")
+    return b"".join(pem(doc, "crl-verify"))
 
 
 def _usages(doc: Document) -> tuple[str, tuple[int, ...] | None]:
@@ -192,7 +208,7 @@ def identity(doc: Document) -> Identity:
                 doc.report(item.statement, message)
         found = doc.material("pkcs12")
         return Identity(
-            chain=pem(doc, "extra-certs"),
+            chain=b"".join(_certificates(doc, "extra-certs")),
             passphrase=passphrase,
             pkcs12=_pkcs12(doc, found) if found else b"",
         )
@@ -201,27 +217,22 @@ def identity(doc: Document) -> Identity:
             at = doc.last(name)
             assert at is not None
             doc.report(at.statement, f"{name} needs {other} beside it")
-    certificates = _CERTIFICATE.findall(pem(doc, "cert"))
-    item = doc.last("cert")
-    if item and not certificates and not doc.problems:
-        doc.report(item.statement, "cert: no certificate in it")
-    extra = pem(doc, "extra-certs")
+    certificates = _certificates(doc, "cert")
+    extra = _certificates(doc, "extra-certs")
     return Identity(
-        certificate=b"".join(one + b"\n" for one in certificates[:1]),
-        chain=b"".join(
-            one + b"\n"
-            for one in certificates[1:] + _CERTIFICATE.findall(extra)
-        ),
-        key=pem(doc, "key"),
+        certificate=b"".join(certificates[:1]),
+        chain=b"".join(certificates[1:] + extra),
+        key=b"".join(pem(doc, "key")),
         passphrase=passphrase,
     )
 
 
 def _passphrase(doc: Document) -> bytes | None:
+    """Read askpass; None when there is none, or somebody is to be asked."""
     item = doc.last("askpass")
-    if item is None or not item.values:
+    if item is None or (not item.values and item.statement.block is None):
         return None
-    found = doc.read(item.statement, item.values[0])
+    found = doc.material("askpass")
     return found.content.split(b"\n")[0].rstrip(b"\r") if found else None
 
 
