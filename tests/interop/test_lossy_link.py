@@ -3,7 +3,7 @@
 import pytest
 
 from lab.appliance import Appliance
-from lab.relay import Relay, Faults
+from lab.relay import Faults, Relay
 from lab.traffic import Flood, fetch
 
 
