@@ -38,6 +38,13 @@ _UNABLE_TO_GET_CRL: Final = 3
 # X509_V_ERR numbers that only say "I do not know the issuer, or it is no
 # authority": with fingerprints alone, only the leaf matters.
 _ISSUER_ERRORS: Final = frozenset({2, 18, 19, 20, 21, 27, 79})
+# What parsing a certificate can raise.
+_MALFORMED: Final = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +196,7 @@ class TlsContext:
         mode = SSL.VERIFY_NONE
         if self._verifies:
             mode = SSL.VERIFY_PEER
-            if settings.verify != "optional":
+            if not (settings.is_server and settings.verify == "optional"):
                 mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
         context.set_verify(mode, self._verify)
 
@@ -237,7 +244,7 @@ class TlsContext:
             else:
                 check_leaf(parsed, check)
                 verdict.leaf_checked = True
-        except (ValueError, x509.DuplicateExtension):
+        except _MALFORMED:
             raise SessionError(
                 "bad-certificate", "the peer's certificate is malformed"
             ) from None
@@ -302,8 +309,6 @@ class TlsSession:
                 return
             raise SessionError("no-certificate", "the peer sent none")
         verdict, check = self._verdict, self._settings.check
-        if self._settings.is_server and self._settings.verify == "none":
-            return
         if not verdict.leaf_checked:
             raise SessionError("verify-failed", "the peer was not checked")
         if check.verify_hash and not verdict.issuer_checked:

@@ -2,6 +2,7 @@ import datetime
 from dataclasses import replace
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL
@@ -524,6 +525,51 @@ def test_a_context_serves_many_sessions(pki, sides):
         one.handshake()
         talk(one, other)
         assert one.handshake()
+
+
+def test_a_check_that_did_not_run_is_noticed(pki, sides):
+    client, server = (TlsContext(settings) for settings in sides)
+    client._context.set_verify(SSL.VERIFY_NONE)
+    one, other = client.session(pki.now), server.session(pki.now)
+    one.handshake()
+    with pytest.raises(SessionError) as caught:
+        talk(one, other)
+    assert caught.value.reason == "verify-failed"
+
+
+def test_a_peer_without_a_certificate_is_noticed(pki, sides):
+    both = change(sides, {"version_max": "1.2"}, {"verify": "none"})
+    client, server = (TlsContext(settings) for settings in both)
+    for context in (client, server):
+        context._context.set_cipher_list(b"AECDH-AES256-SHA:@SECLEVEL=0")
+    one, other = client.session(pki.now), server.session(pki.now)
+    one.handshake()
+    with pytest.raises(SessionError) as caught:
+        talk(one, other)
+    assert caught.value.reason == "no-certificate"
+
+
+def test_a_certificate_that_cannot_be_parsed_is_refused(pki, sides):
+    bad = x509.UnrecognizedExtension(x509.ExtendedKeyUsage.oid, b"\x05")
+    key_usage = x509.UnrecognizedExtension(x509.KeyUsage.oid, b"\x05")
+    for extension in (bad, key_usage):
+        leaf = pki.issue("server", extra=[extension])
+        changed = change(
+            sides,
+            {"ca": b"", "check": PeerCheck((leaf.fingerprint,), ku=(0,))},
+            {"certificate": leaf.cert_pem, "key": leaf.key_pem()},
+        )
+        assert client_fails(changed, pki.now) in {
+            "bad-certificate",
+            "wrong-usage",
+        }
+
+
+def test_a_client_always_wants_a_certificate(pki, sides):
+    for verify in ("optional", "none"):
+        client = start(change(sides, {"verify": verify})[0], pki.now)
+        mode = client._connection.get_verify_mode()
+        assert mode == SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT
 
 
 def test_no_secret_is_in_the_repr(sides, client):

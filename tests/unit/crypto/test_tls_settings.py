@@ -1,5 +1,6 @@
 """Settings that cannot be used: each is a problem of one directive."""
 
+import base64
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from qubes_vpn.crypto.tls_names import cipher_list, openssl_cipher
 from qubes_vpn.crypto.verify import PeerCheck
 from qubes_vpn.errors import ConfigError
 
+BEGIN = "-----BEGIN CERTIFICATE-----"
 GARBAGE = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
@@ -93,6 +95,18 @@ def test_a_key_of_another_certificate_is_refused(good, server):
     directive, message = refused(replace(good, key=server.key_pem()))
     assert directive == "key"
     assert "`cert`" in message
+
+
+def test_a_certificate_with_an_unknown_curve_has_no_key(pki, good):
+    # secp256r1's identifier becomes one that nobody has.
+    der = pki.issue("client").certificate.public_bytes(
+        serialization.Encoding.DER
+    )
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    changed = der.replace(curve, curve[:-1] + b"\x7f")
+    text = base64.encodebytes(changed).decode()
+    pem = f"{BEGIN}\n{text}{BEGIN.replace('BEGIN', 'END')}\n".encode()
+    assert refused(replace(good, certificate=pem))[0] == "key"
 
 
 def test_a_minimum_below_1_2_is_raised(good):
