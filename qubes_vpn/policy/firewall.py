@@ -36,7 +36,7 @@ COMMENT: Final = "qubes_vpn link"
 
 LINK_SETS: Final = ("link4", "link6", "offload4", "offload6")
 _SETS: Final = (*LINK_SETS, "tunnel4", "tunnel6", "neighbours")
-_PHASE_CHAINS: Final = ("phase", "resolvers")
+_PHASE_CHAINS: Final = ("phase", "resolvers", "closed")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
 LINK_SET_TEXT: Final = """\
@@ -77,6 +77,11 @@ table {TABLE} {{
 		meta mark set 0
 		iifname $uplink goto uplink_in
 		iifgroup 1 counter drop
+	}}
+	# before routing could answer: silence while it may pass, or a no
+	chain early {{
+		type filter hook prerouting priority raw + 10; policy accept;
+		iifgroup 2 fib daddr type != local jump closed
 	}}
 	# transport is not tracked: no NAT touches it, no full table stops it
 	chain uplink_in {{
@@ -160,6 +165,9 @@ table {TABLE} {{
 	}}
 	chain resolvers {{
 	}}
+	chain closed {{
+		counter drop
+	}}
 }}
 """  # noqa: E501 a rule is a line
 
@@ -188,7 +196,9 @@ def render(phase: Phase, resolver: Endpoint | None = None) -> str:
     resolver: one more address that our sockets may reach, for the lookup of
     a server's name.
     """
-    return STATIC + _lines(_additions(phase, resolver))
+    if phase == Blocked() and resolver is None:
+        return STATIC
+    return STATIC + change(phase, resolver)
 
 
 def change(phase: Phase, resolver: Endpoint | None = None) -> str:
@@ -249,16 +259,17 @@ def _additions(phase: Phase, resolver: Endpoint | None) -> Iterator[str]:
         yield f"add element {TABLE} neighbours {{ $uplink }}"
     match phase:
         case Blocked(final=True):
-            yield _rule("phase", "iifgroup 2", _REJECT)
+            yield _rule("closed", _REJECT)
         case Blocked() | Connecting():
-            pass
+            # established connections survive a pause, not a refusal
+            yield _rule("closed", "counter drop")
         case Connected():
             yield from _tunnel(phase)
         case _:
             assert_never(phase)
 
 
-# Not towards the uplink: input from it has been dropped before.
+# To vifs only: these rules are for what came from one.
 _REJECT: Final = "counter reject with icmpx admin-prohibited"
 
 
