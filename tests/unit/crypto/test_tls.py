@@ -160,7 +160,8 @@ def test_an_intermediate_is_sent_and_verified(pki, sides):
 def test_no_session_is_resumed(pki, sides, version):
     both = change(sides, {"version_max": version})
     client, server = (TlsContext(settings) for settings in both)
-    keys, old = [], None
+    # A connection that is freed without a goodbye spoils its session.
+    keys, kept, old = [], [], None
     for _ in range(2):
         one, other = client.session(pki.now), server.session(pki.now)
         if old is not None:
@@ -170,6 +171,7 @@ def test_no_session_is_resumed(pki, sides, version):
         one.read()
         old = one._connection.get_session()
         keys.append(one._connection.master_key())
+        kept.append((one, other))
     assert keys[0] != keys[1]
     # A resumed handshake would not have shown the certificate again.
     assert one._verdict.leaf_checked
@@ -432,6 +434,20 @@ def test_versions_that_do_not_meet(pki, sides):
     assert error.reason == "tls-alert:protocol-version"
     assert error.detail.startswith("tls-version-min")
     assert other.reason == "tls-version"
+
+
+def test_below_1_2_nothing_is_spoken_whatever_the_profile_says(pki, sides):
+    old = {"version_min": "1.0", "cert_profile": "insecure"}
+    client, server = (
+        TlsContext(settings) for settings in change(sides, old, old)
+    )
+    server._context.set_min_proto_version(SSL.TLS1_VERSION)
+    server._context.set_max_proto_version(SSL.TLS1_1_VERSION)
+    one, other = client.session(pki.now), server.session(pki.now)
+    one.handshake()
+    with pytest.raises(SessionError) as caught:
+        talk(one, other)
+    assert caught.value.reason == "tls-version"
 
 
 def test_ciphers_that_do_not_meet(pki, sides):
