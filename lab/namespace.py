@@ -102,7 +102,10 @@ class Namespace:
         """The command line that runs argv in here, as the same process."""
         enter = ["nsenter", f"--net={self.path}"]
         if self._mounts:
-            enter.append(f"--mount=/proc/{self._mounts.pid}/ns/mnt")
+            holder = f"/proc/{self._mounts.pid}"
+            enter.append(f"--mount={holder}/ns/mnt")
+            # Without it a lab in a chroot would find itself outside of it.
+            enter.append(f"--root={holder}/root")
             enter.append(f"--wd={Path.cwd()}")
         die = ["setpriv", "--pdeathsig", "KILL"]
         return [*enter, *die, "--", *argv]
