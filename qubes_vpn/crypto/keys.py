@@ -26,6 +26,8 @@ class DataKeys:
     of "", "stub" (0xFA byte), "stub-v2", "lzo-rx" or "lz4-rx".
     epoch: the 2.7 epoch data format; then encrypt and decrypt hold the
     32-byte epoch secrets in cipher_key.
+    static: static-key mode; packets have no opcode byte, and their packet
+    id is followed by a time (4 bytes).
     """
 
     key_id: int
@@ -38,3 +40,4 @@ class DataKeys:
     epoch: bool = False
     replay_window: int = 64
     replay_time: int = 15
+    static: bool = False

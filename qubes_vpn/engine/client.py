@@ -16,9 +16,9 @@ from typing import Final, assert_never
 from qubes_vpn.config.model import ClientProfile, Credentials, Remote
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
-from qubes_vpn.crypto.tls import TlsContext, TlsSession
 from qubes_vpn.crypto.verify import common_name
 from qubes_vpn.engine import dialog, settle
+from qubes_vpn.engine.dial import Dial
 from qubes_vpn.engine.effects import (
     AskUser,
     Effect,
@@ -41,50 +41,44 @@ from qubes_vpn.engine.events import (
     TlsDone,
 )
 from qubes_vpn.engine.keying import HandshakeDone, KeysExchanged, Record
-from qubes_vpn.engine.login import Login, challenge_answer
-from qubes_vpn.engine.peer_info import (
-    PlaneFeatures,
-    Platform,
-    options_string,
-    peer_info,
+from qubes_vpn.engine.lifecycle import (
+    Begin,
+    Renegotiate,
+    Say,
+    Step,
+    begin,
+    step,
 )
+from qubes_vpn.engine.login import Login, challenge_answer
+from qubes_vpn.engine.peer_info import PlaneFeatures, Platform
 from qubes_vpn.engine.pull import PushCollector, apply_update
 from qubes_vpn.engine.session import (
     ChannelEvent,
-    ChannelSettings,
     ControlChannel,
     PeerFound,
     RenegotiationStarted,
 )
 from qubes_vpn.engine.states import (
     Asking,
-    Begin,
     Challenged,
     ClientState,
     Closed,
     Established,
     Pulling,
-    Renegotiate,
-    Say,
-    Step,
     Timing,
-    begin,
-    step,
 )
 from qubes_vpn.engine.timers import LIMITS_INTERVAL, Inactivity, timers
 from qubes_vpn.engine.traffic import Traffic
-from qubes_vpn.errors import LocalStateError, SessionError, UntrustedInputError
-from qubes_vpn.wire import messages
-from qubes_vpn.wire.control import ACKS_MAX, SESSION_ID_SIZE
-from qubes_vpn.wire.key_method import (
-    CLIENT_MATERIAL_SIZE,
-    KeyMethodMessage,
-    KeySource,
+from qubes_vpn.errors import (
+    ConfigError,
+    LocalStateError,
+    SessionError,
+    UntrustedInputError,
 )
+from qubes_vpn.wire import messages
+from qubes_vpn.wire.key_method import KeyMethodMessage
 
 ASK_TIMEOUT: Final = 120.0
-# What servers before 2.6, and Softether, take in one packet (ssl_pkt.c).
-PLAIN_ACKS_MAX: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,22 +121,25 @@ class ClientEngine:
         gateway: settle.Address | None = None,
     ) -> None:
         self.drops: Counter[str] = Counter()
-        self.stream = stream
         self._profile = profile
-        self._entropy = entropy
         self._traffic = traffic
         self._where = settle.Situation(
-            profile, remote, features or PlaneFeatures(), endpoint, gateway
+            profile,
+            remote,
+            features or PlaneFeatures(),
+            endpoint,
+            gateway,
+            stream,
         )
-        self._platform = platform or Platform()
         self._login = Login(profile, credentials, token)
+        self._dial = Dial(
+            self._where, self._login, entropy, platform or Platform()
+        )
+        if profile.secret is None and not self._dial.locked:
+            self._dial.load(profile.identity.passphrase)
         self._effects: deque[Effect] = deque()
         self._state: ClientState = Closed("not-started")
         self._channel: ControlChannel | None = None
-        self._context: TlsContext | None = None
-        if profile.secret is None:
-            tls = settle.tls_settings(profile, profile.identity.passphrase)
-            self._context = TlsContext(tls)
         self._collector = PushCollector()
         self._updates = PushCollector()
         self._options: tuple[str, ...] = ()
@@ -193,16 +190,8 @@ class ClientEngine:
 
     def start(self, now: Now) -> None:
         """Begin: with a question if credentials are missing."""
-        profile = self._profile
-        timing = Timing(
-            pull=profile.pull,
-            hand_window=profile.hand_window,
-            tran_window=profile.tran_window,
-            reneg_sec=self._jittered(),
-            reneg_bytes=max(profile.reneg_bytes, 0),
-            reneg_pkts=profile.reneg_pkts,
-        )
-        if profile.secret is not None:
+        timing = self._dial.timing()
+        if self._profile.secret is not None:
             self._start_static(timing, now)
             return
         self._state = Asking(timing, now.mono + ASK_TIMEOUT)
@@ -255,8 +244,7 @@ class ClientEngine:
         crtext: the answer stands in `password`.
         """
         if isinstance(self._state, Asking):
-            self._login.answer(kind, username, password)
-            self._ask_or_begin(now)
+            self._take_answer(kind, username, password, now)
         elif isinstance(self._state, Challenged) and self._challenge:
             following = challenge_answer(self._challenge, password)
             self._event(Answered(following), now)
@@ -330,20 +318,11 @@ class ClientEngine:
             self._event(DeadlinePassed(slug), now)
         self._drain(now)
 
-    def _jittered(self) -> float:
-        """Return reneg-sec, less a part of what reneg_sec_min leaves."""
-        profile = self._profile
-        if not 0 < profile.reneg_sec_min < profile.reneg_sec:
-            return profile.reneg_sec
-        spread = profile.reneg_sec - profile.reneg_sec_min
-        dice = int.from_bytes(self._entropy(4)) / 2**32
-        return profile.reneg_sec - spread * dice
-
     # --- beginning
 
     def _ask_or_begin(self, now: Now) -> None:
         assert isinstance(self._state, Asking)
-        question = self._login.question()
+        question = self._dial.question()
         if question is None:
             self._take(begin(self._state.timing), now)
             return
@@ -351,40 +330,23 @@ class ClientEngine:
             AskUser(question.kind, question.prompt, question.echo, ASK_TIMEOUT)
         )
 
+    def _take_answer(
+        self, kind: str, username: str, password: str, now: Now
+    ) -> None:
+        if kind == "passphrase":
+            try:
+                self._dial.load(password.encode())
+            except ConfigError as error:
+                failed = Failed("wrong-passphrase", str(error), retry=False)
+                self._event(failed, now)
+                return
+        else:
+            self._login.answer(kind, username, password)
+        self._ask_or_begin(now)
+
     def _begin(self, now: Now) -> None:
-        profile = self._profile
-        wrap = profile.control_wrap
-        settings = ChannelSettings(
-            is_server=False,
-            hand_window=profile.hand_window,
-            tls_timeout=profile.tls_timeout,
-            max_packet_size=profile.max_packet_size,
-            wkc_size=len(wrap.wkc) if wrap.kind == "tls-crypt-v2" else 0,
-            acks_max=PLAIN_ACKS_MAX if wrap.kind == "plain" else ACKS_MAX,
-        )
-        self._channel = ControlChannel(
-            settings,
-            self._entropy(SESSION_ID_SIZE),
-            settle.client_wrap(profile),
-            self._new_tls,
-            self._hello,
-        )
+        self._channel = self._dial.channel()
         self._channel.begin(now)
-
-    def _new_tls(self, now: Now) -> TlsSession:
-        assert self._context is not None
-        return self._context.session(now.unix)
-
-    def _hello(self) -> KeyMethodMessage:
-        where = self._where
-        username, password = self._login.name_and_password()
-        return KeyMethodMessage(
-            KeySource.from_entropy(self._entropy(CLIENT_MATERIAL_SIZE)),
-            options_string(where.profile, where.remote, where.features),
-            username,
-            password,
-            peer_info(where.profile, where.features, self._platform),
-        )
 
     def _need_channel(self) -> ControlChannel:
         if self._channel is None:
@@ -478,18 +440,22 @@ class ClientEngine:
             wrap = self._profile.control_wrap
             self._need_channel().use_dynamic_tls_crypt(wrap.key or None)
         self._take_token(settings)
+        assert isinstance(self._state, Pulling)
+        limit = settle.block_limit(settings)
+        timing = replace(self._state.timing, block_limit=limit)
+        self._state = replace(self._state, timing=timing)
+        self._watch(settings, now)
+        self._event(Pushed(settings, keys), now)
+
+    def _watch(self, settings: TunnelSettings, now: Now) -> None:
+        """Begin to look at what the data plane counts."""
+        self._looked_at = now.mono
         self._inactivity = Inactivity(
             settings.inactive,
             settings.inactive_bytes,
             now.mono,
             self._traffic.tun_bytes,
         )
-        assert isinstance(self._state, Pulling)
-        limit = settle.block_limit(settings)
-        timing = replace(self._state.timing, block_limit=limit)
-        self._state = replace(self._state, timing=timing)
-        self._looked_at = now.mono
-        self._event(Pushed(settings, keys), now)
 
     def _take_token(self, settings: TunnelSettings) -> None:
         if settings.auth_token:
@@ -533,4 +499,10 @@ class ClientEngine:
 
     def _start_static(self, timing: Timing, now: Now) -> None:
         """Traffic flows at once: the keys are in the profile."""
-        raise NotImplementedError
+        settings, keys = settle.static_keys(self._where)
+        self._status = replace(self._status, cipher=settings.cipher)
+        # nothing ever renegotiates, for there is no control channel
+        timing = replace(timing, reneg_sec=0, renewable=False)
+        self._state = Pulling(timing, now.mono)
+        self._watch(settings, now)
+        self._event(Pushed(settings, keys), now)

@@ -25,6 +25,7 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     "auth-pending-timeout": ("QV-113", "the second factor was not confirmed in time"),
     "challenge": ("QV-114", "the server asks a question before it lets us in"),
     "unanswered": ("QV-115", "a question was not answered in time"),
+    "wrong-passphrase": ("QV-116", "the private key cannot be opened with this passphrase"),
     "server-restart": ("QV-120", "the server asks us to connect again"),
     "server-halt": ("QV-121", "the server ended the session for good"),
     "server-exit": ("QV-122", "the server went down"),

@@ -9,6 +9,7 @@ from qubes_vpn.config import pulled
 from qubes_vpn.config.model import ClientProfile, Remote
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.aead import cipher_spec
+from qubes_vpn.crypto.cbc import static_key_directions
 from qubes_vpn.crypto.control_wrap import (
     ControlWrap,
     PlainWrap,
@@ -16,6 +17,7 @@ from qubes_vpn.crypto.control_wrap import (
     TlsCryptV2ClientWrap,
     TlsCryptWrap,
 )
+from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.tls import TlsSession, TlsSettings
 from qubes_vpn.crypto.verify import PeerCheck
 from qubes_vpn.engine.keying import KeySuite
@@ -95,6 +97,7 @@ class Situation:
     """What settings depend on, besides what the peer says.
 
     endpoint: the server's address in use. gateway: of the uplink.
+    stream: TCP, whose end the peer notices by itself.
     """
 
     profile: ClientProfile
@@ -102,6 +105,7 @@ class Situation:
     features: PlaneFeatures
     endpoint: Address | None = None
     gateway: Address | None = None
+    stream: bool = False
 
     def merge(
         self, options: Sequence[str], peer_options: str
@@ -121,7 +125,10 @@ class Situation:
         cipher = choose_cipher(
             self.profile, self.features, options, peer_options
         )
-        return self.checked(replace(settings, cipher=cipher))
+        settings = replace(settings, cipher=cipher)
+        if self.stream:
+            settings = replace(settings, explicit_exit_notify=0)
+        return self.checked(settings)
 
     def checked(self, settings: TunnelSettings) -> TunnelSettings:
         """Return the settings if the data plane can do what they say."""
@@ -173,6 +180,33 @@ def own_settings(
         and cipher_spec(settings.cipher).kind == "aead",
     )
     return where.checked(settings)
+
+
+def static_keys(where: Situation) -> tuple[TunnelSettings, DataKeys]:
+    """Return settings and keys of static-key mode: all in the profile.
+
+    Source: OpenVPN 2 init.c, do_init_crypto_static.
+    """
+    profile = where.profile
+    assert profile.secret is not None
+    key, direction = profile.secret
+    settings = pulled.merge(profile, where.remote, ())
+    settings = replace(settings, cipher=profile.cipher, peer_id=None)
+    encrypt, decrypt = static_key_directions(
+        key, direction, profile.cipher, profile.auth
+    )
+    return settings, DataKeys(
+        0,
+        None,
+        profile.cipher,
+        encrypt,
+        decrypt,
+        profile.auth,
+        settings.compression,
+        replay_window=profile.replay_window,
+        replay_time=profile.replay_time,
+        static=True,
+    )
 
 
 def key_suite(profile: ClientProfile, settings: TunnelSettings) -> KeySuite:

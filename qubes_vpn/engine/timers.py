@@ -57,7 +57,7 @@ def _established(state: Established, traffic: Traffic) -> Iterator[Timer]:
         sent = max(traffic.tx_last, state.since, state.pinged_at)
         yield "ping", sent + settings.ping
     yield "retire", state.retire_at
-    if not state.negotiating:
+    if state.timing.renewable and not state.negotiating:
         yield "renegotiate", _renegotiation(state, traffic)
         yield "swap", _swap(state, traffic)
 

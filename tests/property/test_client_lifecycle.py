@@ -10,6 +10,7 @@ from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
 from qubes_vpn.engine import effects as do
 from qubes_vpn.engine import events as on
+from qubes_vpn.engine import lifecycle as life
 from qubes_vpn.engine import states as st
 from qubes_vpn.errors import LocalStateError
 
@@ -78,7 +79,7 @@ class Outside:
 class Lifecycle(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.state = st.begin(st.Timing()).state
+        self.state = life.begin(st.Timing()).state
         self.outside = Outside()
         self.now = 0.0
 
@@ -95,12 +96,12 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def again(self):
         if isinstance(self.state, st.Closed):
-            self.state = st.begin(st.Timing()).state
+            self.state = life.begin(st.Timing()).state
             self.outside.ended = 0
 
     def feed(self, event):
         try:
-            after = st.step(self.state, event, on.Now(self.now, 0.0))
+            after = life.step(self.state, event, on.Now(self.now, 0.0))
         except LocalStateError:
             return
         for effect in after.effects:

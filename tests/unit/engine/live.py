@@ -63,7 +63,6 @@ class Live:
             remote,
             entropy=lambda size: __import__("os").urandom(size),
             traffic=self.traffic,
-            stream=self.stream,
             **engine,
         )
         self.effects = []

@@ -10,6 +10,7 @@ from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
 from qubes_vpn.engine import effects as do
 from qubes_vpn.engine import events as on
+from qubes_vpn.engine import lifecycle as life
 from qubes_vpn.engine import states as st
 from qubes_vpn.errors import LocalStateError
 
@@ -61,7 +62,7 @@ CLOSING = ("PeerEnded", "Failed", "Failed(hand-window)", "StopRequested")
 def outcome(state, event):
     """(name of the next state, names of the effects), or None."""
     try:
-        after = st.step(state, event, NOW)
+        after = life.step(state, event, NOW)
     except LocalStateError:
         return None
     name = type(after.state).__name__
@@ -87,7 +88,7 @@ def test_every_state_takes_every_event_or_says_that_it_cannot():
 @pytest.mark.parametrize("event", EVENTS)
 def test_closed_stays_closed(event):
     state = STATES["Closed"]
-    assert st.step(state, EVENTS[event], NOW) == st.Step(state)
+    assert life.step(state, EVENTS[event], NOW) == life.Step(state)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -102,7 +103,7 @@ def test_forwarding_opens_last_and_closes_first(state, event):
     if found and "Ended" in names:
         assert names[-1] == "Ended"
     if "RemoveKeys" in names and state in ("Established", "Renewing"):
-        removed = st.step(STATES[state], EVENTS[event], NOW).effects
+        removed = life.step(STATES[state], EVENTS[event], NOW).effects
         if do.RemoveKeys() in removed:
             assert names[0] == "CloseForwarding"
 
@@ -118,13 +119,13 @@ def test_an_end_closes_in_this_order(state, event):
 
 @pytest.mark.parametrize("state", list(STATES)[:-1])
 def test_a_stop_ends_every_state_for_good(state):
-    after = st.step(STATES[state], on.StopRequested(), NOW)
+    after = life.step(STATES[state], on.StopRequested(), NOW)
     assert isinstance(after.state, st.Closed)
     assert not after.effects[-1].retry
 
 
 def test_opening():
-    after = st.step(STATES["Pulling"], EVENTS["Pushed(keys)"], NOW)
+    after = life.step(STATES["Pulling"], EVENTS["Pushed(keys)"], NOW)
     assert after.effects == (
         do.InstallKeys(0, KEYS),
         do.ApplySettings(SETTINGS),
@@ -140,7 +141,7 @@ def run(state, *events):
     """Step through (mono seconds, event) pairs; return state and effects."""
     effects = []
     for when, event in events:
-        after = st.step(state, event, on.Now(when, 0.0))
+        after = life.step(state, event, on.Now(when, 0.0))
         state = after.state
         effects.append(after.effects)
     return state, effects
@@ -153,7 +154,7 @@ def test_a_new_key_decrypts_first_and_encrypts_later():
         (3650, on.RenegotiationBegan()),
         (3651, on.KeysReady(KEYS)),
     )
-    assert effects == [(st.Renegotiate(),), (), (do.InstallKeys(1, KEYS),)]
+    assert effects == [(life.Renegotiate(),), (), (do.InstallKeys(1, KEYS),)]
     assert state.swap_at == 3650 + 60
     assert not state.negotiating
     assert state.renegotiate_at == 3651 + 3600
@@ -187,14 +188,14 @@ def test_short_renegotiation_times_swap_before_the_next():
 
 def test_an_update_applies_with_forwarding_closed():
     changed = replace(SETTINGS, mtu=1400)
-    after = st.step(ESTABLISHED, on.Pushed(changed), NOW)
+    after = life.step(ESTABLISHED, on.Pushed(changed), NOW)
     assert after.effects == (
         do.CloseForwarding(),
         do.ApplySettings(changed),
         do.OpenForwarding(),
     )
-    again = st.step(after.state, on.Pushed(changed), NOW)
-    assert again == st.Step(after.state)
+    again = life.step(after.state, on.Pushed(changed), NOW)
+    assert again == life.Step(after.state)
 
 
 def test_pending_authentication_waits_longer_and_says_why_it_ended():
@@ -219,7 +220,7 @@ def test_pending_authentication_waits_longer_and_says_why_it_ended():
     ],
 )
 def test_reasons(state, event, reason, retry):
-    after = st.step(STATES[state], EVENTS[event], NOW)
+    after = life.step(STATES[state], EVENTS[event], NOW)
     ended = after.effects[-1]
     assert (ended.reason, ended.retry) == (reason, retry)
     assert ended.code.startswith("QV-1")
@@ -230,16 +231,16 @@ def test_reasons(state, event, reason, retry):
 @pytest.mark.parametrize(
     ("cc_exit", "notify", "negotiating", "goodbye"),
     [
-        (True, 0, False, [st.Say("EXIT")]),
-        (True, 0, True, [do.SendData(st.OCC_EXIT)]),
-        (False, 1, False, [do.SendData(st.OCC_EXIT)]),
+        (True, 0, False, [life.Say("EXIT")]),
+        (True, 0, True, [do.SendData(life.OCC_EXIT)]),
+        (False, 1, False, [do.SendData(life.OCC_EXIT)]),
         (False, 0, False, []),
     ],
 )
 def test_goodbye(cc_exit, notify, negotiating, goodbye):
     settings = replace(SETTINGS, cc_exit=cc_exit, explicit_exit_notify=notify)
     state = replace(ESTABLISHED, settings=settings, negotiating=negotiating)
-    effects = st.step(state, on.StopRequested(), NOW).effects
+    effects = life.step(state, on.StopRequested(), NOW).effects
     assert list(effects[1:-2]) == goodbye
 
 
@@ -259,7 +260,7 @@ def test_a_challenge_gives_the_next_session_its_credentials():
 
 def test_no_pull_waits_for_no_server():
     timing = replace(TIMING, pull=False)
-    after = st.step(st.Negotiating(timing), on.KeysReady(), NOW)
+    after = life.step(st.Negotiating(timing), on.KeysReady(), NOW)
     assert after.effects == (do.Progress("configure"),)
     assert after.state.next_request == math.inf
 
