@@ -66,15 +66,13 @@ _SLOTS_BACK: Final = 2
 class Source:
     """Where a packet came from, and where its answer goes.
 
-    socket: the number of our listening socket; of a TCP connection it is
-    a number of its own. local: the address of ours that the packet was
-    sent to, when it is known.
+    socket: the number of our listening socket; a TCP connection has a
+    number of its own.
     """
 
     socket: int
     address: IPv4Address | IPv6Address
     port: int
-    local: IPv4Address | IPv6Address | None = None
 
     def packed(self) -> bytes:
         """Give what a cookie is bound to: address and port."""

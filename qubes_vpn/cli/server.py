@@ -1,0 +1,158 @@
+"""`qubes-vpn server PROFILE`, and `server init --name HOST`."""
+
+import argparse
+import base64
+import binascii
+import logging
+import os
+import pwd
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from qubes_vpn.cli import server_init
+from qubes_vpn.cli.world import EX_OK, World
+from qubes_vpn.config.server_profile import (
+    ServerProfile,
+    parse_server_profile,
+)
+from qubes_vpn.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from qubes_vpn.cli.world import Subcommands
+
+CONTROL: Final = "/run/qubes-vpn/control.sock"
+
+
+def register(commands: "Subcommands") -> None:
+    """Add the subcommand."""
+    parser = commands.add_parser(
+        "server",
+        help="run a server, or make everything for one (server init)",
+    )
+    parser.add_argument("profile", help="a server's profile; or: init")
+    parser.add_argument(
+        "--dir", type=Path, default=Path("."), help="of init: where to (.)"
+    )
+    parser.add_argument(
+        "--nat",
+        action="store_true",
+        help="forward the clients' packets and masquerade them",
+    )
+    parser.add_argument("--dev", help="the device's name")
+    parser.add_argument(
+        "--passwords",
+        metavar="FILE",
+        default="",
+        help="ask clients for a password of this file (qubes-vpn passwd)",
+    )
+    parser.add_argument(
+        "--pam",
+        metavar="SERVICE",
+        default="",
+        help="ask clients for a password that PAM knows",
+    )
+    parser.add_argument(
+        "--deny-client-keys",
+        metavar="FILE",
+        type=Path,
+        help="refuse tls-crypt-v2 keys with this metadata: base64, one a line",
+    )
+    parser.add_argument("--user", help="run as this user once all is open")
+    parser.add_argument("--control", metavar="PATH", default=CONTROL)
+    parser.add_argument("--metrics", metavar="PATH", default="")
+    server_init.add_arguments(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, world: World) -> int:
+    """Serve until told to stop. Errors leave through main()."""
+    if args.profile == "init":
+        return server_init.init(args, world)
+    profile = load(Path(args.profile), args, world)
+    denied = _denied(args.deny_client_keys, world)
+    # late: a server needs sockets and netlink, init and genkey do not
+    from qubes_vpn.runtime.server import ServerProcess, open_device
+    from qubes_vpn.runtime.server_nat import Nat
+    from qubes_vpn.system.notify import notify
+    from qubes_vpn.system.privileges import CAP_NET_ADMIN, drop_privileges
+
+    logging.basicConfig(
+        format="%(message)s", level=logging.INFO, stream=world.out
+    )
+    for line, name, reason in profile.notes:
+        print(f"line {line}: {name}: {reason}", file=world.err)
+    descriptor, device = open_device(profile)
+    nat = Nat(profile, device) if args.nat else None
+    try:
+        server = ServerProcess(
+            profile,
+            descriptor,
+            device,
+            denied=denied,
+            control_path=args.control,
+            metrics_path=args.metrics,
+        )
+        if args.user:
+            user = pwd.getpwnam(args.user)
+            drop_privileges(user.pw_uid, user.pw_gid, (CAP_NET_ADMIN,))
+        where = ", ".join(
+            f"{one.address or '*'} port {one.port}/{one.proto}"
+            for one in profile.listens
+        )
+        print(
+            f"serving on {where}, device {device}", file=world.out, flush=True
+        )
+        notify("READY=1")
+        server.run()
+    finally:
+        if nat is not None:
+            nat.close()
+        os.close(descriptor)
+    return EX_OK
+
+
+def load(path: Path, args: argparse.Namespace, world: World) -> ServerProfile:
+    """Read a profile and what the command line adds. Raises ConfigError."""
+
+    def read_file(name: str) -> bytes:
+        return (path.parent / name).read_bytes()
+
+    profile = parse_server_profile(world.read_text(path), str(path), read_file)
+
+    def beside(name: str) -> str:
+        return str(path.parent / name) if name else ""
+
+    profile = replace(
+        profile,
+        dev=args.dev or profile.dev,
+        password_file=args.passwords,
+        pam_service=args.pam or profile.pam_service,
+        crl_file=beside(profile.crl_file),
+        persist_file=beside(profile.persist_file),
+        client_config_dir=beside(profile.client_config_dir),
+        status_file=beside(profile.status_file),
+    )
+    if profile.verify_client_cert != "require" and not profile.wants_password:
+        message = (
+            f"verify-client-cert {profile.verify_client_cert} lets in"
+            " everybody: use --passwords or --pam"
+        )
+        raise ConfigError([Problem(str(path), 0, 0, message)])
+    return profile
+
+
+def _denied(path: Path | None, world: World) -> frozenset[bytes]:
+    if path is None:
+        return frozenset()
+    denied = set()
+    for number, line in enumerate(world.read_text(path).splitlines(), 1):
+        text = line.partition("#")[0].strip()
+        try:
+            if text:
+                denied.add(base64.b64decode(text, validate=True))
+        except binascii.Error as error:
+            raise ConfigError(
+                [Problem(str(path), number, 1, "this is not base64")]
+            ) from error
+    return frozenset(denied)

@@ -1,0 +1,559 @@
+"""The server's loop: the engine's effects, performed in their order.
+
+After EVERY input to the engine everything that it wants done is done
+(`_drain`), and the timer is armed again from its deadline.
+"""
+
+import contextlib
+import logging
+import os
+import secrets
+import selectors
+import signal
+import socket
+import time
+from collections import Counter
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address
+from pathlib import Path
+from typing import Any, Final, assert_never
+
+from qubes_vpn.config.server_profile import ServerProfile
+from qubes_vpn.engine.data_channel import DataChannel
+from qubes_vpn.engine.effects import (
+    InstallKeys,
+    RemoveKeys,
+    SendData,
+    SwapKeys,
+)
+from qubes_vpn.engine.events import Now
+from qubes_vpn.engine.hello import Source
+from qubes_vpn.engine.server import ServerEngine
+from qubes_vpn.engine.server_effects import (
+    Admitted,
+    Authenticate,
+    ClientEffect,
+    Decision,
+    Removed,
+    SendTo,
+)
+from qubes_vpn.errors import ConfigError, OsRefusedError
+from qubes_vpn.runtime.control import ControlServer
+from qubes_vpn.runtime.server_auth import Authenticator
+from qubes_vpn.runtime.server_clients import Client, Sources
+from qubes_vpn.runtime.server_plane import OnEvents, ServerPlane
+from qubes_vpn.runtime.server_status import (
+    ClientStatus,
+    describe,
+    metrics,
+    status_file,
+)
+from qubes_vpn.system import tun
+from qubes_vpn.system.listen import open_listener
+from qubes_vpn.system.rtnl import Rtnl
+
+_LOG: Final = logging.getLogger(__name__)
+# How long goodbyes may take when the server stops, in seconds.
+STOP_S: Final = 5.0
+CHORES_S: Final = 5.0
+_MAIN_TABLE: Final = 254
+_DEVICES_MAX: Final = 256
+_FILE_MODE: Final = 0o600
+
+
+def open_device(profile: ServerProfile) -> tuple[int, str]:
+    """Make the tunnel device with its addresses and routes.
+
+    Gives its descriptor and name. Raises OsRefusedError.
+    """
+    rtnl = Rtnl()
+    name = profile.dev
+    if name == "tun":
+        free = (f"tun{number}" for number in range(_DEVICES_MAX))
+        name = next(n for n in free if rtnl.link(n) is None)
+    descriptor = tun.TunSource().take()
+    tun.attach(descriptor, name, vnet_hdr=False)
+    link = rtnl.link(name)
+    if link is None:
+        raise OsRefusedError(f"device {name} is not there")
+    rtnl.set_link(link, up=True, mtu=profile.tun_mtu)
+    if profile.network4:
+        first, prefix = profile.network4[1], profile.network4.prefixlen
+        rtnl.add_address(link.index, IPv4Interface((first, prefix)))
+    if profile.network6:
+        first6, prefix = profile.network6[1], profile.network6.prefixlen
+        rtnl.add_address(link.index, IPv6Interface((first6, prefix)))
+    for network, _gateway, metric in profile.routes:
+        rtnl.replace_route(_MAIN_TABLE, network, link.index, metric)
+    return descriptor, name
+
+
+class ServerProcess:
+    """One server, from its first packet to its last.
+
+    descriptor, device: of open_device. control_path, metrics_path: unix
+    sockets; "" for none. Raises ConfigError and OsRefusedError.
+    """
+
+    def __init__(
+        self,
+        profile: ServerProfile,
+        descriptor: int,
+        device: str,
+        *,
+        denied: frozenset[bytes] = frozenset(),
+        control_path: str = "",
+        metrics_path: str = "",
+    ) -> None:
+        self.profile = profile
+        self._device = device
+        self._tun = descriptor
+        self._crl_seen = 0.0
+        if profile.crl_file:
+            check = replace(profile.client_check, crl=self._read_crl())
+            profile = replace(profile, client_check=check)
+        self.engine = ServerEngine(
+            profile, entropy=secrets.token_bytes, denied=denied
+        )
+        self._selector = selectors.DefaultSelector()
+        self._plane = ServerPlane(
+            self._selector,
+            descriptor,
+            self,
+            client_to_client=profile.client_to_client,
+            connections_max=2 * profile.max_clients,
+        )
+        for listen in profile.listens:
+            sock = open_listener(
+                listen.address,
+                listen.port,
+                stream=listen.proto == "tcp",
+                family=listen.family,
+                sndbuf=profile.sndbuf,
+                rcvbuf=profile.rcvbuf,
+            )
+            self._plane.listen(sock)
+        self._authenticator: Authenticator | None = None
+        if profile.wants_password or profile.client_config_dir:
+            self._authenticator = Authenticator(profile)
+            self._selector.register(
+                self._authenticator,
+                selectors.EVENT_READ,
+                OnEvents(lambda _events: self._on_answers()),
+            )
+        self._control = (
+            ControlServer(control_path, self._selector, self._on_control)
+            if control_path
+            else None
+        )
+        self._metrics = _listen_unix(metrics_path) if metrics_path else None
+        if self._metrics is not None:
+            self._selector.register(
+                self._metrics,
+                selectors.EVENT_READ,
+                OnEvents(lambda _events: self._on_metrics()),
+            )
+        self._stop_by: float | None = None
+        self._chores_at = 0.0
+        self._status_at = 0.0
+        self._persist_at = time.monotonic() + profile.persist_seconds
+        self._persisted = ""
+        self._load_persisted()
+
+    # --- the loop
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT; SIGHUP reads the CRL again."""
+        waker = self._watch_signals()
+        try:
+            while not self._finished():
+                wait = max(self._next_timer() - time.monotonic(), 0.0)
+                for key, events in self._selector.select(wait):
+                    if isinstance(key.data, OnEvents):
+                        key.data.call(events)
+                    else:
+                        key.data()  # the control socket's
+                self._on_time()
+        finally:
+            signal.set_wakeup_fd(-1)
+            for end in waker:
+                end.close()
+            self.close()
+
+    def _watch_signals(self) -> tuple[socket.socket, socket.socket]:
+        reader, writer = socket.socketpair()
+        reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno())
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda _number, _frame: None)
+        self._selector.register(
+            reader,
+            selectors.EVENT_READ,
+            OnEvents(lambda _events: self._on_signals(reader.recv(64))),
+        )
+        return reader, writer
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                self._reload_crl()
+            else:
+                self.stop()
+
+    def stop(self) -> None:
+        """Send everybody away, and end soon."""
+        if self._stop_by is None:
+            now = _now()
+            self._stop_by = now.mono + STOP_S
+            self.engine.stop(now)
+            self._drain(now)
+
+    def _finished(self) -> bool:
+        if self._stop_by is None:
+            return False
+        return not len(self.engine) or time.monotonic() >= self._stop_by
+
+    def _next_timer(self) -> float:
+        return min(
+            self.engine.deadline(),
+            self._chores_at,
+            self._stop_by or float("inf"),
+        )
+
+    def _on_time(self) -> None:
+        now = _now()
+        if now.mono >= self.engine.deadline():
+            self.engine.expire(now)
+            self._drain(now)
+        if now.mono >= self._chores_at:
+            self._chores_at = now.mono + CHORES_S
+            self._chores(now)
+
+    def _chores(self, now: Now) -> None:
+        profile = self.profile
+        self._plane.hang_up_strangers(now.mono - profile.hand_window)
+        if profile.crl_file and _modified(profile.crl_file) != self._crl_seen:
+            self._reload_crl()
+        if profile.status_file and now.mono >= self._status_at:
+            self._status_at = now.mono + profile.status_seconds
+            self._write_status(now)
+        if profile.persist_file and now.mono >= self._persist_at:
+            self._persist_at = now.mono + profile.persist_seconds
+            self._persist()
+
+    def close(self) -> None:
+        """Let go of everything but the device."""
+        if self.profile.persist_file:
+            self._persist()
+        if self._authenticator is not None:
+            self._authenticator.close()
+        if self._control is not None:
+            self._control.close()
+        if self._metrics is not None:
+            path = self._metrics.getsockname()
+            self._metrics.close()
+            Path(path).unlink(missing_ok=True)
+        self._plane.close()
+        self._selector.close()
+
+    # --- what the plane meets
+
+    def control(self, datagram: bytes, source: Source) -> None:
+        """Give the engine a control packet."""
+        now = _now()
+        self.engine.receive(datagram, source, now)
+        self._drain(now)
+
+    def moved(self, client: Client, source: Source) -> bool:
+        """Ask the engine whether a client may have a new address."""
+        allowed = self.engine.float_to(client.number, source)
+        self._drain(_now())
+        if allowed:
+            _LOG.info("client %d is at %s now", client.number, source.address)
+        return allowed
+
+    def closed(self, source: Source) -> None:
+        """Tell the engine that a TCP connection has ended."""
+        self.engine.lost(source)
+        self._drain(_now())
+
+    # --- effects
+
+    def _drain(self, now: Now) -> None:
+        while (effect := self.engine.poll()) is not None:
+            if isinstance(effect, SendTo):
+                self._plane.send_to(effect.source, effect.datagram)
+            else:
+                self._perform(effect.client, effect.effect, now)
+
+    def _perform(self, number: int, effect: ClientEffect, now: Now) -> None:
+        match effect:
+            case Authenticate():
+                self._authenticate(number, effect, now)
+            case Removed(reason, detail):
+                self._removed(number, reason, detail)
+            case InstallKeys() if number not in self._plane.clients:
+                self._attach(number).channel.install(effect.slot, effect.keys)
+            case _:
+                client = self._plane.clients.get(number)
+                if client is not None:
+                    self._on_client(client, effect, now)
+
+    def _on_client(
+        self,
+        client: Client,
+        effect: InstallKeys | SwapKeys | RemoveKeys | SendData | Admitted,
+        now: Now,
+    ) -> None:
+        match effect:
+            case InstallKeys(slot, keys):
+                client.channel.install(slot, keys)
+            case SwapKeys():
+                client.channel.swap()
+            case RemoveKeys(slot):
+                for each in (0, 1) if slot is None else (slot,):
+                    client.channel.remove(each)
+            case SendData(payload):
+                self._plane.send_data(client, payload, now.mono)
+            case Admitted():
+                self._admitted(client, effect, now)
+            case _:
+                assert_never(effect)
+
+    def _attach(self, number: int) -> Client:
+        session = self.engine.session(number)
+        channel = DataChannel(session.traffic, frozenset[bytes]())
+        client = Client(number, channel, session.source)
+        self._plane.attach(client)
+        return client
+
+    def _admitted(self, client: Client, effect: Admitted, now: Now) -> None:
+        lease, config = effect.lease, effect.config
+        addresses = [
+            address.packed
+            for address in (lease.address4, lease.address6)
+            if address
+        ]
+        networks = config.iroutes[: self.profile.max_routes_per_client]
+        client.admitted = effect
+        client.since = now.unix
+        client.sources = Sources(addresses, networks)
+        client.channel.sources = client.sources
+        self._plane.router.add(client)
+        _LOG.info(
+            "client %s is in as number %d from %s, address %s %s, %s",
+            effect.common_name,
+            client.number,
+            client.source.address,
+            lease.address4 or "",
+            lease.address6 or "",
+            effect.cipher,
+        )
+
+    def _removed(self, number: int, reason: str, detail: str) -> None:
+        client = self._plane.clients.get(number)
+        if client is not None:
+            name = client.admitted.common_name if client.admitted else "?"
+            _LOG.info("client %s (%d) is gone: %s", name, number, reason)
+            self._plane.detach(client)
+        else:
+            _LOG.info("no client: %s %s", reason, detail)
+
+    # --- who may come in
+
+    def _authenticate(
+        self, number: int, question: Authenticate, now: Now
+    ) -> None:
+        if self._authenticator is not None:
+            self._authenticator.ask(number, question)
+            return
+        decision = Decision(allowed=question.trusted)
+        self.engine.decide(number, question.number, decision, now)
+
+    def _on_answers(self) -> None:
+        assert self._authenticator is not None
+        now = _now()
+        for client, number, decision in self._authenticator.answers():
+            self.engine.decide(client, number, decision, now)
+        self._drain(now)
+
+    # --- files
+
+    def _read_crl(self) -> bytes:
+        path = self.profile.crl_file
+        self._crl_seen = _modified(path)
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise OsRefusedError(f"{path}: {error.strerror}") from error
+
+    def _reload_crl(self) -> None:
+        if not self.profile.crl_file:
+            return
+        try:
+            self.engine.reload_crl(self._read_crl())
+            _LOG.info("read %s", self.profile.crl_file)
+        except (OsRefusedError, ConfigError) as error:
+            _LOG.error("the revocation list stays as it was: %s", error)
+
+    def _load_persisted(self) -> None:
+        """Read lines `name,address,address6`; what is wrong is left out."""
+        path = self.profile.persist_file
+        if not path:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            for line in Path(path).read_text(encoding="utf-8").splitlines():
+                name, *addresses = line.split(",")
+                self._remember(name, addresses)
+
+    def _remember(self, name: str, addresses: list[str]) -> None:
+        leases = self.engine.leases
+        for text in filter(None, addresses):
+            with contextlib.suppress(ValueError):
+                address = ip_address(text)
+                if address.version == 4 and leases.pool4:
+                    leases.pool4.remember({name: address})
+                elif address.version == 6 and leases.pool6:
+                    leases.pool6.remember({name: address})
+
+    def _persist(self) -> None:
+        leases = self.engine.leases
+        four = leases.pool4.remembered() if leases.pool4 else {}
+        six = leases.pool6.remembered() if leases.pool6 else {}
+        lines = [
+            f"{name},{four.get(name, '')},{six.get(name, '')}\n"
+            for name in {**four, **six}
+            if "," not in name and name.isprintable()
+        ]
+        text = "".join(lines)
+        if text != self._persisted:
+            _replace_file(self.profile.persist_file, text)
+            self._persisted = text
+
+    # --- what there is to tell
+
+    def status(self) -> list[ClientStatus]:
+        """Describe every client that is in."""
+        return [
+            self._client_status(client)
+            for client in self._plane.clients.values()
+            if client.admitted is not None
+        ]
+
+    def _client_status(self, client: Client) -> ClientStatus:
+        session = self.engine.session(client.number)
+        admitted = client.admitted
+        assert admitted is not None
+        lease = admitted.lease
+        silence = time.monotonic() - session.traffic.rx_last
+        host = client.source.address
+        remote = f"[{host}]" if host.version == 6 else str(host)
+        return ClientStatus(
+            number=client.number,
+            name=admitted.common_name,
+            username=admitted.username,
+            remote=f"{remote}:{client.source.port}",
+            transport="tcp" if client.stream else "udp",
+            address4=str(lease.address4 or ""),
+            address6=str(lease.address6 or ""),
+            networks=tuple(map(str, client.sources.networks)),
+            rx_bytes=client.rx_bytes,
+            tx_bytes=client.tx_bytes,
+            since=int(client.since),
+            last=int(time.time() - silence)
+            if session.traffic.rx_last
+            else int(client.since),
+            cipher=admitted.cipher,
+            tls=session.tls_version,
+            version=session.peer_info.get("IV_VER", ""),
+            floated=client.floated,
+        )
+
+    def _drops(self) -> Counter[str]:
+        drops = Counter(self.engine.drops)
+        drops.update(self._plane.drops)
+        for client in self._plane.clients.values():
+            drops.update(client.channel.drops)
+        return drops
+
+    def _half_open(self) -> int:
+        return len(self.engine) - len(self._plane.clients)
+
+    def _on_control(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
+        match verb:
+            case "status" | "watch":
+                return describe(
+                    self.status(),
+                    self._half_open(),
+                    self._drops(),
+                    self._device,
+                )
+            case "disconnect" if isinstance(request.get("client"), int):
+                now = _now()
+                self.engine.disconnect(request["client"], "HALT", now)
+                self._drain(now)
+                return {"ok": True}
+            case _:
+                return {"ok": False, "error": f"no verb {verb} here"}
+
+    def _on_metrics(self) -> None:
+        assert self._metrics is not None
+        text = metrics(self.status(), self._half_open(), self._drops())
+        with contextlib.suppress(OSError):
+            sock, _ = self._metrics.accept()
+            with sock:
+                sock.settimeout(1.0)
+                body = text.encode()
+                head = (
+                    "HTTP/1.0 200 OK\r\n"
+                    "Content-Type: text/plain; version=0.0.4\r\n"
+                    f"Content-Length: {len(body)}\r\n\r\n"
+                )
+                sock.sendall(head.encode() + body)
+                sock.shutdown(socket.SHUT_WR)
+
+    def _write_status(self, now: Now) -> None:
+        text = status_file(self.profile.status_version, self.status(), now.unix)
+        _replace_file(self.profile.status_file, text)
+
+
+def _now() -> Now:
+    return Now(mono=time.monotonic(), unix=time.time())
+
+
+def _modified(path: str) -> float:
+    try:
+        return Path(path).stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _replace_file(path: str, text: str) -> None:
+    """Replace a file whole; a failure is reported and not fatal."""
+    temporary = Path(f"{path}.new")
+    try:
+        descriptor = os.open(
+            temporary,
+            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
+            _FILE_MODE,
+        )
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        _LOG.error("%s: %s", path, error.strerror)
+
+
+def _listen_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        Path(path).unlink(missing_ok=True)
+        sock.bind(path)
+        Path(path).chmod(0o660)
+        sock.listen(8)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise OsRefusedError(f"{path}: {error.strerror}") from error
+    return sock
