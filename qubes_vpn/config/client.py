@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from qubes_vpn.config import endpoints, trust
+from qubes_vpn.config import certificates, endpoints, trust
 from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.material import name_and_password, read_key
 from qubes_vpn.config.model import ClientProfile, Credentials
@@ -48,6 +48,7 @@ def build(doc: Document) -> ClientProfile:
     )
     if not doc.problems:
         _check_across(doc, profile)
+        certificates.check(doc, profile.identity, profile.server_check)
     return profile
 
 
@@ -63,19 +64,20 @@ def check_tun(doc: Document) -> None:
             message = (
                 "tap (layer 2) is not supported; ask for a profile with dev tun"
             )
-            doc.report(item.statement, message, 1)
+            doc.report(item.statement, message, 1, "QV-105")
 
 
 def _check_mode(doc: Document) -> None:
     check_tun(doc)
     mode = doc.last("mode")
     if mode and mode.values[0] != "p2p":
-        doc.report(mode.statement, "mode server is for a server's profile", 1)
+        message = "mode server is for a server's profile"
+        doc.report(mode.statement, message, 1, "QV-104")
     secret = doc.last("secret")
     tls = doc.last("client", "tls-client", "pull")
     if secret and tls:
         message = f"secret and {tls.row.name} exclude another"
-        doc.report(secret.statement, message)
+        doc.report(secret.statement, message, code="QV-108")
 
 
 def _check_across(doc: Document, profile: ClientProfile) -> None:
@@ -92,7 +94,7 @@ def _check_across(doc: Document, profile: ClientProfile) -> None:
             "would accept any server: ca or peer-fingerprint is missing;"
             " ask the operator for the certificate"
         )
-        doc.complain(message)
+        doc.complain(message, "QV-110")
     if not any(doc.has(name) for name in PASSWORD_DIRECTIVES):
         message = (
             "does not say who you are: cert and key, pkcs12 or"
@@ -101,13 +103,10 @@ def _check_across(doc: Document, profile: ClientProfile) -> None:
         doc.complain(message)
     login = doc.last("auth-user-pass")
     if login and not profile.pull:
-        doc.report(login.statement, "auth-user-pass needs client, or pull")
-    for name in ("tun-mtu", "link-mtu"):
-        others = doc.last("tun-mtu") and doc.last("link-mtu")
-        if others and name == "link-mtu":
-            item = doc.last(name)
-            assert item is not None
-            doc.report(item.statement, "tun-mtu and link-mtu exclude another")
+        message = "auth-user-pass needs client, or pull"
+        doc.report(login.statement, message, code="QV-109")
+    both = ("tun-mtu", "link-mtu")
+    doc.conflict(both, " and ".join(both) + " exclude another")
 
 
 def digest(doc: Document) -> str:
@@ -194,7 +193,7 @@ def timing(doc: Document) -> dict[str, Any]:
         for name in ("ping", "ping-restart"):
             if doc.has(name):
                 message = f"keepalive and {name} exclude another"
-                doc.report(item.statement, message)
+                doc.report(item.statement, message, code="QV-108")
         ping, restart = item.values
         if ping and restart < 2 * ping:
             message = "keepalive: the second is at least twice the first"

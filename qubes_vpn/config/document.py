@@ -65,11 +65,13 @@ class Material:
         name = self.statement.name
         if self.path:
             place = f"{self.path}, line {line}" if line else self.path
-            return self.statement.problem(f"{name} ({place}): {message}", 1)
+            text = f"{name} ({place}): {message}"
+            return self.statement.problem(text, 1, "QV-107")
+        text = f"{name}: {message}"
         if not line:
-            return self.statement.problem(f"{name}: {message}")
+            return self.statement.problem(text, 0, "QV-107")
         where = self.statement.line + line
-        return Problem(self.statement.file, where, 1, f"{name}: {message}")
+        return Problem(self.statement.file, where, 1, text, "QV-107")
 
 
 class Document:
@@ -98,7 +100,7 @@ class Document:
         for statement in lexer.statements():
             self._count += 1
             if self._count > STATEMENTS_MAX:
-                self.report(statement, "too many directives")
+                self.report(statement, "too many directives", code="QV-112")
                 break
             if len(self.problems) >= PROBLEMS_MAX:
                 break
@@ -122,7 +124,8 @@ class Document:
             shown = ascii(shown)
         like = nearest(name)
         hint = f'; do you mean "{like}"?' if like else ""
-        self.report(statement, f'unknown directive "{shown}"{hint}')
+        message = f'unknown directive "{shown}"{hint}'
+        self.report(statement, message, code="QV-102")
 
     def _take(self, statement: Statement, depth: int) -> None:
         if statement.name == "setenv" and statement.args[:1] == ("opt",):
@@ -147,7 +150,8 @@ class Document:
             return
         support = row.support_for(self.scope)
         if support is Support.REFUSE:
-            self.report(statement, f"{row.name} is refused: {row.why}")
+            message = f"{row.name} is refused: {row.why}"
+            self.report(statement, message, code="QV-105")
         elif support is Support.IGNORE:
             self.note(statement, row.why)
         else:
@@ -182,7 +186,7 @@ class Document:
             message = f"{row.name} is for a server's profile"
         else:
             message = f"{row.name} is for a client's profile"
-        self.report(statement, message)
+        self.report(statement, message, code="QV-104")
         return False
 
     def _values(
@@ -223,7 +227,7 @@ class Document:
     def _take_config(self, item: Item, depth: int) -> None:
         if depth >= DEPTH_MAX:
             message = f"config is nested more than {DEPTH_MAX} deep"
-            self.report(item.statement, message)
+            self.report(item.statement, message, code="QV-112")
             return
         found = self.read(item.statement, item.values[0])
         if found is not None:
@@ -235,7 +239,8 @@ class Document:
             self.report(statement, "connection is a block: <connection>")
             return
         if len(self.connections) == CONNECTIONS_MAX:
-            self.report(statement, f"over {CONNECTIONS_MAX} connections")
+            message = f"over {CONNECTIONS_MAX} connections"
+            self.report(statement, message, code="QV-112")
             return
         inner = Document(self.name, self._read_file, Scope.CONNECTION)
         # What is written after the block does not hold inside it.
@@ -289,7 +294,7 @@ class Document:
             return self._material(files[-1])
         if items and items[-1].values:
             message = f"no <{name}> block in this profile"
-            self.report(items[-1].statement, message, 1)
+            self.report(items[-1].statement, message, 1, "QV-106")
         return None
 
     def _material(self, item: Item) -> Material | None:
@@ -306,7 +311,7 @@ class Document:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             message = f"{statement.name}: cannot read {path}: {reason}"
-            self.report(statement, message, 1)
+            self.report(statement, message, 1, "QV-106")
             return None
 
     def read_raw(self, path: str) -> bytes:
@@ -333,21 +338,23 @@ class Document:
 
     # -- reporting ------------------------------------------------------------
 
-    def report(self, at: Statement, message: str, word: int = 0) -> None:
-        """Note a problem at a statement."""
-        self.problems.append(at.problem(message, word))
+    def report(
+        self, at: Statement, message: str, word: int = 0, code: str = "QV-103"
+    ) -> None:
+        """Note a problem at a statement, at its word number `word`."""
+        self.problems.append(at.problem(message, word, code))
 
     def note(self, at: Statement, reason: str) -> None:
         """Note a directive that is not applied as written, and why."""
         self.notes.append((at.line, at.name, reason))
 
-    def complain(self, message: str) -> None:
+    def complain(self, message: str, code: str = "QV-109") -> None:
         """Note a problem of the profile as a whole."""
-        self.problems.append(Problem(self.name, 0, 0, message))
+        self.problems.append(Problem(self.name, 0, 0, message, code))
 
     def conflict(self, names: Iterable[str], message: str) -> None:
         """Note a problem if more than one of these directives is given."""
         found = [item for name in names if (item := self.last(name))]
         if len(found) > 1:
             latest = max(found, key=lambda item: item.order)
-            self.report(latest.statement, message)
+            self.report(latest.statement, message, code="QV-108")

@@ -33,7 +33,7 @@ def remotes(doc: Document) -> tuple[Remote, ...]:
         first = doc.all("remote")[0].statement
         doc.note(first, "connection blocks are used instead")
     if len(found) > REMOTES_MAX:
-        doc.complain(f"over {REMOTES_MAX} servers")
+        doc.complain(f"over {REMOTES_MAX} servers", "QV-112")
     if not found and not doc.problems:
         doc.complain('names no server: a line "remote HOST PORT" is missing')
     _check_ports(doc)
@@ -51,13 +51,11 @@ def _check_ports(doc: Document) -> None:
             if 0 < item.values[0] < PRIVILEGED:
                 message = f"lport below {PRIVILEGED} is refused: use nobind"
                 doc.report(item.statement, message, 1)
-        for item in scope.all("lport") + scope.all("local"):
+        binding = scope.all("lport") + scope.all("local") + scope.all("bind")
+        for item in binding:
             if scope.has("nobind"):
                 message = f"{item.row.name} and nobind contradict each other"
-                doc.report(item.statement, message)
-        for item in scope.all("bind"):
-            if scope.has("nobind"):
-                doc.report(item.statement, "bind and nobind contradict")
+                doc.report(item.statement, message, code="QV-108")
 
 
 def protocol(doc: Document, word: str, item: Item) -> tuple[str, int]:
@@ -125,7 +123,8 @@ def _proxy(doc: Document, proto: str, at: Item) -> Proxy | None:
     socks = doc.last("socks-proxy")
     http = doc.last("http-proxy")
     if socks and http:
-        doc.report(http.statement, "http-proxy and socks-proxy exclude another")
+        message = "http-proxy and socks-proxy exclude another"
+        doc.report(http.statement, message, code="QV-108")
         return None
     if http:
         return _http_proxy(doc, http, proto, at)

@@ -51,10 +51,12 @@ class Statement:
         """The words after the name."""
         return self.words[1:]
 
-    def problem(self, message: str, word: int = 0) -> Problem:
+    def problem(
+        self, message: str, word: int = 0, code: str = "QV-103"
+    ) -> Problem:
         """Say what is wrong with this statement, at its word number `word`."""
         column = self.columns[min(word, len(self.columns) - 1)]
-        return Problem(self.file, self.line, column, message)
+        return Problem(self.file, self.line, column, message, code)
 
 
 class LineError(ValueError):
@@ -146,7 +148,8 @@ class Lexer:
 
     def _report(self, index: int, offset: int, message: str) -> None:
         line = index + self._first
-        self.problems.append(Problem(self._file, line, offset + 1, message))
+        problem = Problem(self._file, line, offset + 1, message, "QV-101")
+        self.problems.append(problem)
 
     def statements(self) -> Iterator[Statement]:
         """Yield what the file says, in order."""

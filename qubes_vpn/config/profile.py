@@ -46,7 +46,7 @@ def parse_client_profile(
     """
     foreign = recognise(text)
     if foreign:
-        raise ConfigError([Problem(name, 0, 0, foreign)])
+        raise ConfigError([Problem(name, 0, 0, foreign, "QV-111")])
     doc = Document(name, read_file)
     doc.load(text, name)
     doc.finish()

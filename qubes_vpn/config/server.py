@@ -10,7 +10,7 @@ from ipaddress import (
 )
 from typing import Any, Final
 
-from qubes_vpn.config import client, trust
+from qubes_vpn.config import certificates, client, trust
 from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.endpoints import DEFAULT_PORT
 from qubes_vpn.config.material import read_key
@@ -65,6 +65,7 @@ def build(doc: Document) -> ServerProfile:
     )
     if not doc.problems:
         _check_across(doc, profile)
+        certificates.check(doc, profile.identity, profile.client_check)
     return profile
 
 
@@ -83,7 +84,7 @@ def _check_mode(doc: Document) -> None:
     for item in doc.all("plugin"):
         if "auth-pam" not in item.values[0]:
             message = f"plugin is refused: {item.row.why}"
-            doc.report(item.statement, message)
+            doc.report(item.statement, message, code="QV-105")
 
 
 def _check_across(doc: Document, profile: ServerProfile) -> None:
@@ -94,7 +95,7 @@ def _check_across(doc: Document, profile: ServerProfile) -> None:
         check.ca or check.fingerprints or ours.pkcs12
     ):
         message = "would accept any client: ca or peer-fingerprint is missing"
-        doc.complain(message)
+        doc.complain(message, "QV-110")
     if profile.network4 is None and profile.network6 is None:
         message = 'gives clients no addresses: "server NETWORK NETMASK"'
         doc.complain(f"{message} is missing")

@@ -33,7 +33,7 @@ def parse_server_profile(
     """
     foreign = recognise(text)
     if foreign:
-        raise ConfigError([Problem(name, 0, 0, foreign)])
+        raise ConfigError([Problem(name, 0, 0, foreign, "QV-111")])
     doc = Document(name, read_file, Scope.SERVER)
     doc.load(text, name)
     doc.finish()

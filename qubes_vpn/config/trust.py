@@ -77,7 +77,7 @@ def _certificates(doc: Document, name: str) -> tuple[bytes, ...]:
     blocks = pem(doc, name)
     found = tuple(b for b in blocks if b"CERTIFICATE-----" in b[:40])
     if blocks and not found:
-        doc.complain(f"{name}: holds no certificate")
+        doc.complain(f"{name}: holds no certificate", "QV-107")
     return found
 
 
@@ -205,7 +205,7 @@ def identity(doc: Document) -> Identity:
         for name in ("cert", "key"):
             if doc.has(name):
                 message = f"pkcs12 and {name} exclude another"
-                doc.report(item.statement, message)
+                doc.report(item.statement, message, code="QV-108")
         found = doc.material("pkcs12")
         return Identity(
             chain=b"".join(_certificates(doc, "extra-certs")),
@@ -216,7 +216,8 @@ def identity(doc: Document) -> Identity:
         if doc.has(name) and not doc.has(other):
             at = doc.last(name)
             assert at is not None
-            doc.report(at.statement, f"{name} needs {other} beside it")
+            message = f"{name} needs {other} beside it"
+            doc.report(at.statement, message, code="QV-109")
     certificates = _certificates(doc, "cert")
     extra = _certificates(doc, "extra-certs")
     return Identity(
