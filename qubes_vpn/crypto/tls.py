@@ -5,7 +5,6 @@ OpenSSL's callback, so that a wrong peer gets an alert and nothing of ours.
 There is no renegotiation, no ticket and no resumption.
 """
 
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
@@ -17,11 +16,18 @@ from qubes_vpn.crypto.identity import LoadedIdentity, refuse
 from qubes_vpn.crypto.tls_errors import tls_error, verify_error
 from qubes_vpn.crypto.tls_names import (
     cipher_list,
-    ciphersuite_list,
+    ciphersuites,
     pick_group,
 )
-from qubes_vpn.crypto.verify import PeerCheck, check_issuer, check_leaf
+from qubes_vpn.crypto.tls_settings import (
+    TlsSettings,
+    load_authorities,
+    load_identity,
+)
+from qubes_vpn.crypto.verify import check_issuer, check_leaf
 from qubes_vpn.errors import SessionError
+
+__all__ = ["TlsContext", "TlsSession", "TlsSettings"]
 
 _VERSIONS: Final = {
     "1.0": SSL.TLS1_VERSION,
@@ -47,36 +53,6 @@ _MALFORMED: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TlsSettings:
-    """Everything that a TLS context is made of.
-
-    ca, certificate, chain, key, crl: PEM; pkcs12: DER, instead of
-    certificate and key; its other certificates are the CA when there is
-    none. passphrase: of key or pkcs12. version_min, version_max: "1.2",
-    "1.3" or "". cipher, ciphersuites, groups, cert_profile: as tls-cipher,
-    tls-ciphersuites, tls-groups, tls-cert-profile say them. verify: of
-    a server: require, optional or none.
-    """
-
-    is_server: bool = False
-    ca: bytes = b""
-    certificate: bytes = b""
-    chain: bytes = b""
-    key: bytes = field(repr=False, default=b"")
-    passphrase: bytes | None = field(repr=False, default=None)
-    pkcs12: bytes = field(repr=False, default=b"")
-    crl: bytes = b""
-    version_min: str = "1.2"
-    version_max: str = ""
-    cipher: str = ""
-    ciphersuites: str = ""
-    groups: str = ""
-    cert_profile: str = "legacy"
-    check: PeerCheck = field(default_factory=PeerCheck)
-    verify: str = "require"
-
-
 class _Verdict:
     """What the callback found out about one connection's peer."""
 
@@ -99,8 +75,8 @@ class TlsContext:
         """Load everything; a context that trusts anybody is refused."""
         self._settings = settings
         self._context = SSL.Context(SSL.TLS_METHOD)
-        ours = _load_identity(settings)
-        authorities = _load_authorities(settings, ours)
+        ours = load_identity(settings)
+        authorities = load_authorities(settings, ours)
         fingerprints = settings.check.fingerprints
         self._verifies = not settings.is_server or settings.verify != "none"
         if self._verifies and not authorities and not fingerprints:
@@ -167,14 +143,10 @@ class TlsContext:
         except SSL.Error:
             refuse("tls-cipher", f"{settings.cipher!r} names no known cipher")
         if settings.ciphersuites:
-            try:
-                suites = ciphersuite_list(settings.ciphersuites)
-                context.set_tls13_ciphersuites(suites)
-            except SSL.Error:
-                refuse(
-                    "tls-ciphersuites",
-                    f"{settings.ciphersuites!r} is not a list of suites",
-                )
+            suites = ciphersuites(settings.ciphersuites)
+            # pyOpenSSL 25 cannot set them: then the outcome is checked.
+            if hasattr(context, "set_tls13_ciphersuites"):
+                context.set_tls13_ciphersuites(":".join(suites).encode())
         if settings.groups:
             context.set_tmp_ecdh(pick_group(settings.groups))
 
@@ -299,6 +271,7 @@ class TlsSession:
         except SSL.Error as error:
             raise self._verdict.error or tls_error(error) from None
         self._require_checks()
+        self._require_suite()
         self._done = True
         return True
 
@@ -315,6 +288,15 @@ class TlsSession:
             raise SessionError(
                 "wrong-fingerprint", "verify-hash: there is no issuer"
             )
+
+    def _require_suite(self) -> None:
+        """No other suite than those of tls-ciphersuites may be used."""
+        wanted = self._settings.ciphersuites
+        if not wanted or self.version != "TLSv1.3":
+            return
+        if self.cipher not in ciphersuites(wanted):
+            detail = f"tls-ciphersuites: the peer chose {self.cipher}"
+            raise SessionError("tls-cipher", detail)
 
     def read(self) -> bytes:
         """Return the plaintext of one TLS record; b"" when there is none.
@@ -361,33 +343,6 @@ class TlsSession:
     def cipher(self) -> str:
         """The negotiated cipher's OpenSSL name; "" before there is one."""
         return self._connection.get_cipher_name() or ""
-
-
-def _load_identity(settings: TlsSettings) -> LoadedIdentity | None:
-    if settings.pkcs12:
-        return identity.load_pkcs12(settings.pkcs12, settings.passphrase)
-    if not settings.certificate and not settings.key:
-        return None
-    if not settings.certificate:
-        refuse("cert", "there is a key, but no certificate")
-    if not settings.key:
-        refuse("key", "there is a certificate, but no key")
-    return identity.load_pem_identity(
-        settings.certificate,
-        settings.chain,
-        settings.key,
-        settings.passphrase,
-    )
-
-
-def _load_authorities(
-    settings: TlsSettings, ours: LoadedIdentity | None
-) -> list[crypto.X509]:
-    if settings.ca:
-        return identity.load_ca(settings.ca)
-    if settings.pkcs12 and ours and not settings.check.fingerprints:
-        return [crypto.X509.from_cryptography(cert) for cert in ours.chain]
-    return []
 
 
 def _use_identity(

@@ -32,6 +32,17 @@ _GROUPS: Final[dict[str, type[ec.EllipticCurve]]] = {
     "p-521": ec.SECP521R1,
 }
 
+# Source: RFC 8446, B.4
+_SUITES: Final = frozenset(
+    {
+        "TLS_AES_128_GCM_SHA256",
+        "TLS_AES_256_GCM_SHA384",
+        "TLS_CHACHA20_POLY1305_SHA256",
+        "TLS_AES_128_CCM_SHA256",
+        "TLS_AES_128_CCM_8_SHA256",
+    }
+)
+
 _BULK: Final = re.compile(
     r"(AES|CAMELLIA|ARIA)-(128|256)-(CBC|GCM|CCM-8|CCM)(?:-(.*))?"
 )
@@ -86,9 +97,13 @@ def _openssl_bulk(bulk: str) -> str:
     return "-".join(parts)
 
 
-def ciphersuite_list(names: str) -> bytes:
-    """Return OpenSSL's list for tls-ciphersuites (TLS 1.3)."""
-    return names.replace("-", "_").encode()
+def ciphersuites(names: str) -> tuple[str, ...]:
+    """Return the suites of tls-ciphersuites (TLS 1.3) by OpenSSL's names."""
+    suites = tuple(names.replace("-", "_").upper().split(":"))
+    unknown = [suite for suite in suites if suite not in _SUITES]
+    if unknown:
+        refuse("tls-ciphersuites", f"{unknown[0]!r} is no TLS 1.3 suite")
+    return suites
 
 
 def pick_group(groups: str) -> ec.EllipticCurve:
