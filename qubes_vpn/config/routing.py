@@ -216,7 +216,7 @@ def _defaults(
     ):
         own = [r.network for r in carried if r.network.version == version]
         excluded = version == 4 and flags is not None and not wanted
-        everything = wanted or _covers_all(own) or not (own or excluded)
+        everything = wanted or covers_all(own) or not (own or excluded)
         out.append(everything and version in families)
     return out[0], out[1]
 
@@ -255,7 +255,7 @@ def _neighbours(
         yield six.network
 
 
-def _covers_all(networks: list[Network]) -> bool:
+def covers_all(networks: list[Network]) -> bool:
     """Say whether these hold a default route, or both its halves."""
     if any(one.prefixlen == 0 for one in networks):
         return True
