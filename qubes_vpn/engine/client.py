@@ -18,11 +18,13 @@ from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.verify import common_name
 from qubes_vpn.engine import dialog, settle
+from qubes_vpn.engine.conversation import Conversation
 from qubes_vpn.engine.dial import Dial
 from qubes_vpn.engine.effects import (
     AskUser,
     Effect,
     InstallKeys,
+    Notice,
     Send,
     SwapKeys,
 )
@@ -51,7 +53,6 @@ from qubes_vpn.engine.lifecycle import (
 )
 from qubes_vpn.engine.login import Login, challenge_answer
 from qubes_vpn.engine.peer_info import PlaneFeatures, Platform
-from qubes_vpn.engine.pull import PushCollector, apply_update
 from qubes_vpn.engine.session import (
     ChannelEvent,
     ControlChannel,
@@ -140,11 +141,7 @@ class ClientEngine:
         self._effects: deque[Effect] = deque()
         self._state: ClientState = Closed("not-started")
         self._channel: ControlChannel | None = None
-        self._collector = PushCollector()
-        self._updates = PushCollector()
-        self._options: tuple[str, ...] = ()
-        self._peer_options = ""
-        self._challenge: messages.Challenge | None = None
+        self._talk = Conversation(self._where, self._login)
         self._inactivity = Inactivity(0, 0, 0.0, 0)
         self._looked_at = 0.0
         self._status = Status("")
@@ -245,8 +242,8 @@ class ClientEngine:
         """
         if isinstance(self._state, Asking):
             self._take_answer(kind, username, password, now)
-        elif isinstance(self._state, Challenged) and self._challenge:
-            following = challenge_answer(self._challenge, password)
+        elif isinstance(self._state, Challenged) and self._talk.challenge:
+            following = challenge_answer(self._talk.challenge, password)
             self._event(Answered(following), now)
         elif kind == "crtext" and self._channel is not None:
             response = messages.encode_cr_response(password.encode())
@@ -367,8 +364,7 @@ class ClientEngine:
             case RenegotiationStarted():
                 self._event(RenegotiationBegan(), now)
             case Record(plaintext):
-                for message in messages.parse_messages(plaintext):
-                    self._on_message(message, now)
+                self._on_record(plaintext, now)
             case _:
                 assert_never(event)
 
@@ -384,7 +380,7 @@ class ClientEngine:
         )
 
     def _on_keys(self, peer: KeyMethodMessage, now: Now) -> None:
-        self._peer_options = peer.options
+        self._talk.peer_options = peer.options
         if isinstance(self._state, Established):
             self._event(KeysReady(self._data_keys(self._state.settings)), now)
             return
@@ -402,44 +398,28 @@ class ClientEngine:
         )
         return keys
 
-    def _on_message(self, message: messages.ControlMessage, now: Now) -> None:
-        """Act on one message; what does not fit here is counted."""
-        match message:
-            case messages.PushReply() if isinstance(self._state, Pulling):
-                self._on_push(message, now)
-            case messages.PushReply() if isinstance(self._state, Established):
-                self._on_later_push(message)
-            case messages.PushUpdate() if isinstance(self._state, Established):
-                self._on_update(message, now)
-            case messages.AuthFailed() if self._profile.pull:
-                self._on_auth_failed(message, now)
-            case messages.Restart() if self._profile.pull:
-                self._event(dialog.on_restart(message), now)
-            case messages.AuthPending() if isinstance(self._state, Pulling):
-                pending = dialog.on_auth_pending(message, self._profile, now)
-                self._event(pending, now)
-            case messages.Info():
-                self._on_info(message, now)
-            case messages.Exit():
-                self._event(PeerEnded("server-exit"), now)
-            case _:
-                slug = type(message).__name__.lower()
-                self.drops[f"message-{slug}"] += 1
-
-    def _on_push(self, message: messages.PushReply, now: Now) -> None:
-        options = self._collector.add(message)
-        if options is None:
-            return
-        settings = self._where.merge(options, self._peer_options)
-        self._options = options
-        self._establish(settings, now)
+    def _on_record(self, plaintext: bytes, now: Now) -> None:
+        for message in messages.parse_messages(plaintext):
+            if isinstance(self._state, Closed):
+                return
+            outcome = self._talk.hear(message, self._state, self.drops, now)
+            match outcome:
+                case None:
+                    pass
+                case TunnelSettings() if isinstance(self._state, Established):
+                    self._event(Pushed(outcome), now)
+                case TunnelSettings():
+                    self._establish(outcome, now)
+                case AskUser() | Notice():
+                    self._effects.append(outcome)
+                case _:
+                    self._event(outcome, now)
 
     def _establish(self, settings: TunnelSettings, now: Now) -> None:
         keys = self._data_keys(settings)
         if settings.dyn_tls_crypt:
             wrap = self._profile.control_wrap
             self._need_channel().use_dynamic_tls_crypt(wrap.key or None)
-        self._take_token(settings)
         assert isinstance(self._state, Pulling)
         limit = settle.block_limit(settings)
         timing = replace(self._state.timing, block_limit=limit)
@@ -456,44 +436,6 @@ class ClientEngine:
             now.mono,
             self._traffic.tun_bytes,
         )
-
-    def _take_token(self, settings: TunnelSettings) -> None:
-        if settings.auth_token:
-            self._login.take_token(
-                settings.auth_token, settings.auth_token_user
-            )
-
-    def _on_later_push(self, message: messages.PushReply) -> None:
-        """Take a new auth-token; nothing else changes in mid-session."""
-        for option in message.options:
-            name, _, value = option.partition(" ")
-            if name == "auth-token" and value:
-                self._login.take_token(value, "")
-
-    def _on_update(self, message: messages.PushUpdate, now: Now) -> None:
-        update = self._updates.add(message)
-        if update is None:
-            return
-        options = apply_update(self._options, update)
-        settings = self._where.merge(options, self._peer_options)
-        self._options = options
-        self._event(Pushed(settings), now)
-
-    def _on_auth_failed(self, message: messages.AuthFailed, now: Now) -> None:
-        self._challenge = message.challenge
-        had_token = self._login.token is not None
-        event = dialog.on_auth_failed(
-            message, self._profile, now, had_token=had_token
-        )
-        if had_token:
-            self._login.token = None
-        self._event(event, now)
-
-    def _on_info(self, message: messages.Info, now: Now) -> None:
-        timeout = ASK_TIMEOUT
-        if isinstance(self._state, Pulling):
-            timeout = self._state.deadline - now.mono
-        self._effects.append(dialog.on_info(message, timeout))
 
     # --- static-key mode
 

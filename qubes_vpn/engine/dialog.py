@@ -12,6 +12,7 @@ from qubes_vpn.engine.events import (
     Now,
     PeerEnded,
 )
+from qubes_vpn.engine.states import ClientState, Pulling
 from qubes_vpn.wire.messages import AuthFailed, AuthPending, Info, Restart
 
 CHALLENGE_TIMEOUT = 120.0
@@ -77,12 +78,15 @@ def on_auth_pending(
     return AuthenticationPending(now.mono + min(wanted, longest))
 
 
-def on_info(message: Info, timeout: float) -> AskUser | Notice:
+def on_info(message: Info, state: ClientState, now: Now) -> AskUser | Notice:
     """Return what INFO or INFO_PRE shows to the user.
 
     WEB_AUTH:flags:url and OPEN_URL:url want a browser; CR_TEXT:flags:text
     wants an answer (CR_RESPONSE); anything else is only shown.
     """
+    timeout = CHALLENGE_TIMEOUT
+    if isinstance(state, Pulling):
+        timeout = max(state.deadline - now.mono, 1.0)
     kind, _, rest = message.text.partition(":")
     if kind == "OPEN_URL":
         return AskUser("url", printable(rest), timeout=timeout)
