@@ -9,6 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 
+def printable(text: str) -> str:
+    """Escape what could do something to a terminal, or not be encoded."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() else ascii(char)[1:-1] for char in text
+    )
+
+
 class VpnError(Exception):
     """Any error of this project's own."""
 
@@ -73,9 +82,8 @@ class Problem:
 
     def __str__(self) -> str:
         """Format as `file:line:column: message`."""
-        if not self.line:
-            return f"{self.file}: {self.message}"
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        place = f":{self.line}:{self.column}" if self.line else ""
+        return printable(f"{self.file}{place}: {self.message}")
 
 
 class ConfigError(VpnError):

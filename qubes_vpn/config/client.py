@@ -44,7 +44,7 @@ def build(doc: Document) -> ClientProfile:
         cipher=cipher_name(doc.value("cipher", "BF-CBC")),
         auth=digest(doc),
         **fields,
-        notes=tuple(doc.notes),
+        notes=tuple(sorted(doc.notes)),
     )
     if not doc.problems:
         _check_across(doc, profile)

@@ -17,7 +17,7 @@ from qubes_vpn.config.directives import (
     Support,
     nearest,
 )
-from qubes_vpn.config.lexer import PROBLEMS_MAX, Lexer, Statement
+from qubes_vpn.config.lexer import PROBLEMS_MAX, Lexer, Statement, decode_text
 from qubes_vpn.errors import Problem
 
 # Gives a file's bytes by the name that the profile has for it. Raises OSError
@@ -231,7 +231,7 @@ class Document:
             return
         found = self.read(item.statement, item.values[0])
         if found is not None:
-            text = found.content.decode("utf-8", "surrogateescape")
+            text = decode_text(found.content)
             self.load(text, item.values[0], depth + 1)
 
     def _take_connection(self, statement: Statement) -> None:

@@ -12,6 +12,7 @@ from qubes_vpn.config.model import ClientProfile, Identity, Remote, ServerCheck
 from qubes_vpn.config.routing import covers_all
 from qubes_vpn.crypto.aead import cipher_spec
 from qubes_vpn.crypto.facts import CertificateFacts, certificate_facts
+from qubes_vpn.errors import printable
 
 SCHEMA: Final = 1
 DAY: Final = 86_400
@@ -41,7 +42,7 @@ class Caution:
 def explain(profile: ClientProfile, now: float) -> tuple[Section, ...]:
     """Say in sections what the profile would do. now: seconds since 1970."""
     found = warnings(profile, now)
-    sections = (
+    return sections(
         Section("Servers", tuple(_servers(profile))),
         Section("The server is the right one if", tuple(_right(profile))),
         Section("Who you are", tuple(_who(profile))),
@@ -51,7 +52,15 @@ def explain(profile: ClientProfile, now: float) -> tuple[Section, ...]:
         Section("Not applied", tuple(not_applied(profile.notes))),
         Section("Warnings", tuple(f"{w.code}: {w.text}" for w in found)),
     )
-    return tuple(section for section in sections if section.lines)
+
+
+def sections(*given: Section) -> tuple[Section, ...]:
+    """Leave out empty sections, and what a terminal would not show."""
+    return tuple(
+        Section(one.title, tuple(printable(line) for line in one.lines))
+        for one in given
+        if one.lines
+    )
 
 
 def describe(profile: ClientProfile, now: float) -> dict[str, Any]:

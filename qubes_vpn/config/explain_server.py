@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
-from qubes_vpn.config.explain import Section, not_applied
+from qubes_vpn.config.explain import Section, not_applied, sections
 from qubes_vpn.config.server_model import ServerProfile
 from qubes_vpn.crypto.facts import certificate_facts
 
@@ -12,14 +12,13 @@ SCHEMA: Final = 1
 
 def explain_server(profile: ServerProfile) -> tuple[Section, ...]:
     """Say in sections what the profile would do."""
-    sections = (
+    return sections(
         Section("Listens on", tuple(_listens(profile))),
         Section("A client is let in if", tuple(_clients(profile))),
         Section("Encryption", tuple(_encryption(profile))),
         Section("Clients get", tuple(_gives(profile))),
         Section("Not applied", tuple(not_applied(profile.notes))),
     )
-    return tuple(section for section in sections if section.lines)
 
 
 def describe_server(profile: ServerProfile) -> dict[str, Any]:

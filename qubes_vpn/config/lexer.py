@@ -26,6 +26,17 @@ _COMMENT: Final = frozenset("#;")
 _SPECIAL: Final = frozenset("\"'\\#;")
 
 
+def decode_text(content: bytes) -> str:
+    """Decode a profile's bytes: UTF-8, or UTF-16 as Windows' editor saves.
+
+    Bytes that are not UTF-8 survive as surrogates: in a comment they do no
+    harm, and in a password they are what the server wants.
+    """
+    if content[:2] in {b"\xff\xfe", b"\xfe\xff"}:
+        return content.decode("utf-16", "replace").removeprefix(BOM)
+    return content.decode("utf-8", "surrogateescape").removeprefix(BOM)
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One directive as written.

@@ -61,7 +61,7 @@ def build(doc: Document) -> ServerProfile:
         sndbuf=doc.value("sndbuf", 0),
         rcvbuf=doc.value("rcvbuf", 0),
         **fields,
-        notes=tuple(doc.notes),
+        notes=tuple(sorted(doc.notes)),
     )
     if not doc.problems:
         _check_across(doc, profile)

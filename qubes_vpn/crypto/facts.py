@@ -9,11 +9,13 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.x509.oid import NameOID
 
 _BLOCK: Final = re.compile(
     rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----[^-]*-----END [^-]*-----"
 )
 NAME_MAX: Final = 200  # characters of a name that are shown
+_ATTRIBUTES: Final = {NameOID.EMAIL_ADDRESS: "emailAddress"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def _facts(pem: bytes) -> Iterator[CertificateFacts]:
 
 
 def _name(name: x509.Name) -> str:
-    text = name.rfc4514_string()[:NAME_MAX]
+    text = name.rfc4514_string(_ATTRIBUTES)[:NAME_MAX]
     return text if text.isprintable() else ascii(text)
 
 

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from qubes_vpn.errors import ConfigError, Problem, UnreadableError
+from qubes_vpn.config.lexer import decode_text
+from qubes_vpn.errors import UnreadableError
 
 FILE_MAX: Final = 4 * 1024 * 1024
 
@@ -42,18 +43,13 @@ def why(error: OSError) -> str:
 def read_profile(path: str) -> str:
     """Read the text of a profile.
 
-    Raises UnreadableError when it cannot be read, and ConfigError when it
-    is no text.
+    Raises UnreadableError when it cannot be read.
     """
     try:
         data = read_bounded(path)
     except OSError as error:
         raise UnreadableError(f"{path}: {why(error)}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError([Problem(path, line, 1, "not UTF-8 text")]) from None
+    return decode_text(data)
 
 
 def profile_reader(path: str) -> Callable[[str], bytes]:
