@@ -52,6 +52,7 @@ test: setup check namespaces fuzz ## everything but the long tests (15 min)
 
 long: .venv/.made
 	$(PYTEST) -n 2 --dist loadfile -m "$(IN_LONG)" $(OR_NONE)
+	HYPOTHESIS_PROFILE=ci $(PYTEST) -n 2 -m "$(IN_CHECK)" tests/property $(OR_NONE)
 
 test-long: setup long test-kernel ## what test-all has beyond test
 	@$(MAKE) fuzz FUZZ_SECONDS=60
