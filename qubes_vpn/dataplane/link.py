@@ -8,6 +8,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Generator
+from sys import byteorder
 from typing import Final
 
 from qubes_vpn.errors import SessionError
@@ -19,8 +20,11 @@ QUEUE_MAX: Final = 256 * 1024
 # Room behind a packet that opening it may write to.
 SPARE: Final = 64
 DATAGRAM_MAX: Final = 65_535
+# linux/udp.h: send one buffer as datagrams of this size; receive likewise.
+UDP_SEGMENT: Final = 103
+UDP_GRO: Final = 104
 
-Drop = Callable[[str], None]
+Drop = Callable[..., None]
 Packets = Generator[tuple[memoryview, int], None, None]
 
 # The kernel's refusals, as slugs of drop counters. Anything else is an
@@ -47,9 +51,9 @@ def slug(prefix: str, error: OSError) -> str:
 class DatagramLink:
     """A connected, non-blocking UDP socket.
 
-    When the socket is full, the one datagram that it did not take is kept
-    and the tun held back, as OpenVPN does: a burst of the sender's is not
-    turned into loss here.
+    When the socket is full, what it did not take is kept and the tun held
+    back, as OpenVPN does: a burst of the sender's is not turned into loss
+    here.
     """
 
     stream = False
@@ -58,7 +62,9 @@ class DatagramLink:
         self.sock = sock
         self._drop = drop
         self._send = sock.send
-        self._kept = b""
+        self._kept: deque[tuple[bytes, int]] = deque()
+        self._gso = True
+        self._gso_below = DATAGRAM_MAX + 1
         self.buffer = memoryview(bytearray(DATAGRAM_MAX + SPARE))
         self._window = self.buffer[:DATAGRAM_MAX]
 
@@ -79,11 +85,64 @@ class DatagramLink:
             return self._refused(datagram, error)
         return True
 
+    def send_run(self, run: memoryview, size: int, count: int) -> None:
+        """Send `count` datagrams of `size` bytes; the last may be shorter.
+
+        In one call, where the kernel takes UDP_SEGMENT: for good not where
+        it says EIO or EINVAL (no checksums by the device, or too old), and
+        not from this size on where it says EMSGSIZE (the path's MTU).
+        """
+        if self._kept:
+            self._keep(run, size)
+        elif count == 1:
+            self.send(run)
+        elif not self._gso or size >= self._gso_below:
+            self._send_singly(run, size)
+        else:
+            self._send_at_once(run, size, count)
+
+    def _send_at_once(self, run: memoryview, size: int, count: int) -> None:
+        control = [(socket.SOL_UDP, UDP_SEGMENT, size.to_bytes(2, byteorder))]
+        for again in (True, False):
+            try:
+                self.sock.sendmsg((run,), control)
+            except OSError as error:
+                number = error.errno
+                if number == errno.ECONNREFUSED and again:
+                    continue
+                if number in (errno.EIO, errno.EINVAL):
+                    self._gso = False
+                elif number == errno.EMSGSIZE:
+                    self._gso_below = size
+                elif number == errno.EAGAIN:
+                    self._keep(run, size)
+                    return
+                else:
+                    self._drop(slug("link", error), count)
+                    return
+                self._send_singly(run, size)
+            return
+
+    def _send_singly(self, run: memoryview, size: int) -> None:
+        for begin in range(0, len(run), size):
+            if self._kept:
+                self._keep(run[begin:], size)
+                return
+            self.send(run[begin : begin + size])
+
+    def _keep(self, run: memoryview, size: int) -> None:
+        """Keep a run for later: bounded by has_room, which callers ask."""
+        self._kept.append((bytes(run), size))
+
     def flush(self) -> None:
-        """Send what waits."""
-        kept, self._kept = self._kept, b""
-        if kept:
-            self.send(kept)
+        """Send what waits, as far as the socket takes it."""
+        kept, self._kept = self._kept, deque()
+        while kept:
+            run, size = kept.popleft()
+            self.send_run(memoryview(run), size, -(-len(run) // size))
+            if self._kept:
+                self._kept.extend(kept)
+                return
 
     def _refused(self, datagram: memoryview | bytes, error: OSError) -> bool:
         if error.errno == errno.ECONNREFUSED:
@@ -95,7 +154,7 @@ class DatagramLink:
             else:
                 return True
         if error.errno == errno.EAGAIN and not self._kept:
-            self._kept = bytes(datagram)
+            self._kept.append((bytes(datagram), len(datagram)))
             return True
         self._drop(slug("link", error))
         return False

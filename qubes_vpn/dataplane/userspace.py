@@ -37,7 +37,7 @@ from qubes_vpn.wire.opcode import DATA_OPCODES
 # Packets from one side before the other has its turn.
 BURST: Final = 64
 ROUNDS: Final = 32
-_DATA: Final = frozenset(int(opcode) for opcode in DATA_OPCODES)
+DATA: Final = frozenset(int(opcode) for opcode in DATA_OPCODES)
 
 
 class UserspacePlane:
@@ -204,7 +204,7 @@ class UserspacePlane:
         with contextlib.closing(self._link.packets(BURST)) as packets:
             for buffer, size in packets:
                 received += size
-                if size and buffer[0] >> 3 not in _DATA:
+                if size and buffer[0] >> 3 not in DATA:
                     control.append(bytes(buffer[:size]))
                     continue
                 packet = open_into(buffer, size, opened, now)

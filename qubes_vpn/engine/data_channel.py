@@ -146,26 +146,58 @@ class DataChannel:
         dropped, and for pings and the like, which are not for the tunnel
         device. buffer has room for OPEN_ROOM bytes more, which are written.
         """
+        key, plain_size = self.open_plain(buffer, size, out, now)
+        if key is None:
+            return None
+        plain = out[:plain_size]
+        if key.style:
+            try:
+                plain = inner.unwrap(key.style, plain)
+            except UntrustedInputError as error:
+                self.drop(error.reason)
+                return None
+        return plain if self.accept(plain) else None
+
+    def open_plain(
+        self, buffer: memoryview, size: int, out: memoryview, now: float
+    ) -> tuple[DataKey | None, int]:
+        """Do the first half of open_into: what is authentic, as it is.
+
+        Returns the key and the size of the content in `out`, or (None, 0).
+        """
         first = buffer[0] if size else 0
         header = HEADER_SIZES.get(first >> 3)
         key = self._by_id.get(first & 7)
         if header is None or key is None:
             self.drop("unknown-key" if header else "not-data")
-            return None
+            return None, 0
         try:
             plain_size = key.open_into(buffer, size, header, out, now)
-            self.count_opened(key, 1, size, plain_size, now)
-            plain = out[:plain_size]
-            if key.style:
-                plain = inner.unwrap(key.style, plain)
-            if self._is_ours(plain):
-                return None
-            self.check_inner(plain)
         except UntrustedInputError as error:
             self.refuse(error.reason)
-            return None
+            return None, 0
+        self.count_opened(key, 1, size, plain_size, now)
+        return key, plain_size
+
+    def accept(self, plain: memoryview) -> bool:
+        """Say whether authenticated content is a packet for the tun.
+
+        Swallows what the peers say to each other, and refuses what is no
+        whole IP packet, or is not from one of `sources`.
+        """
+        if self._is_ours(plain):
+            return False
+        try:
+            inner.check_ip(plain)
+        except UntrustedInputError as error:
+            self.drop(error.reason)
+            return False
+        sources = self.sources
+        if sources is not None and inner.source_of(plain) not in sources:
+            self.drop("bad-source")
+            return False
         self.traffic.tun_bytes += len(plain)
-        return plain
+        return True
 
     def refuse(self, reason: str) -> None:
         """Count a datagram that was not accepted, and failed tags apart."""
@@ -183,15 +215,6 @@ class DataChannel:
         traffic.rx_last = now
         if key is self._slots[PRIMARY]:
             traffic.key_blocks += packets + plain // _BLOCK_SIZE
-
-    def check_inner(self, packet: memoryview) -> None:
-        """Raise UntrustedInputError for what must not enter the tun."""
-        inner.check_ip(packet)
-        if (
-            self.sources is not None
-            and inner.source_of(packet) not in self.sources
-        ):
-            raise UntrustedInputError("bad-source")
 
     def _is_ours(self, plain: memoryview) -> bool:
         """Swallow what the peers say to each other: pings and OCC."""
