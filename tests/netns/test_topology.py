@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -331,3 +332,47 @@ def test_nothing_outlives_the_lab(number):
         os.close(child)
     # Only SIGKILL leaves the scratch directory, for `python -m lab down`.
     assert Path(scratch).exists() == (number == signal.SIGKILL)
+
+
+def test_a_closed_lab_leaves_nothing_in_this_process():
+    def count():
+        tasks = len(list(Path("/proc/self/task").iterdir()))
+        return len(list(Path("/proc/self/fd").iterdir())), tasks
+
+    with Lab():
+        pass
+    before = count()
+    with Lab() as lab, lab.capture() as capture, Flood(lab.app(1)) as flood:
+        flood.wait_echoes()
+        capture.report()
+        lab.vpn.popen(["sleep", "1000"])
+    assert count() == before
+    lab.close()
+    with pytest.raises(LabError, match="closed"):
+        lab.vpn.run(["true"])
+
+
+def alive(pid):
+    try:
+        stat = Path("/proc", str(pid), "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_program_that_ignores_sigterm_or_is_stopped_ends():
+    with Lab() as lab:
+        deaf = lab.vpn.popen(["sh", "-c", "trap '' TERM; sleep 1000 & wait"])
+        stopped = lab.vpn.popen(["sleep", "1000"])
+        limit = time.monotonic() + 20
+        while len(lab.vpn.pids()) < 3:
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        pids = lab.vpn.pids()
+        stopped.send_signal(signal.SIGSTOP)
+    assert deaf.returncode == -signal.SIGKILL
+    assert stopped.returncode == -signal.SIGTERM
+    limit = time.monotonic() + 20
+    while any(map(alive, pids)):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
