@@ -2,13 +2,13 @@
 
 import argparse
 import contextlib
-import importlib.metadata
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
+from qubes_vpn import __version__
 from qubes_vpn.qubes.admin import audit, create, leaktest, pin, updates
 from qubes_vpn.qubes.admin.plan import (
     EX_FOUND,
@@ -287,18 +287,6 @@ def run_watch(args: argparse.Namespace, host: Host) -> int:
 # --- the command line -------------------------------------------------------
 
 
-class _Version(argparse.Action):
-    """Print the version, which only now is looked up."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        try:
-            version = importlib.metadata.version("qubes-vpn")
-        except importlib.metadata.PackageNotFoundError:
-            version = "unknown"
-        print(f"qvm-vpn {version}")
-        parser.exit()
-
-
 def _source(text: str) -> create.Source:
     try:
         return create.Source.parse(text)
@@ -312,7 +300,9 @@ def make_parser() -> argparse.ArgumentParser:
         prog="qvm-vpn",
         description="VPN qubes: make them, put qubes behind them, check them",
     )
-    parser.add_argument("--version", action=_Version, nargs=0)
+    parser.add_argument(
+        "--version", action="version", version=f"qvm-vpn {__version__}"
+    )
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
         "--dry-run",
