@@ -11,6 +11,7 @@ import heapq
 import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 
 from qubes_vpn.config.server_profile import ServerProfile
@@ -285,6 +286,7 @@ class ServerEngine:
             effect = session.effects.popleft()
             if isinstance(effect, Removed):
                 gone = True
+                effect = self._with_source(session, effect)
             elif isinstance(effect, Admitted):
                 self._no_longer_half_open(session.client)
             self._effects.append(ForClient(session.client, effect))
@@ -292,6 +294,13 @@ class ServerEngine:
             self._forget(session)
         else:
             self._schedule(session)
+
+    def _with_source(self, session: ServerSession, removed: Removed) -> Removed:
+        shared = any(
+            other.source == session.source and other is not session
+            for other in self._sessions.values()
+        )
+        return removed if shared else replace(removed, source=session.source)
 
     def _forget(self, session: ServerSession) -> None:
         del self._sessions[session.client]

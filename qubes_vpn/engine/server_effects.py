@@ -69,10 +69,14 @@ class Admitted:
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """The client is gone, with all that was its. reason: a stable slug."""
+    """The client is gone, with all that was its. reason: a stable slug.
+
+    source: where it was, None if another one is there now.
+    """
 
     reason: str
     detail: str = ""
+    source: Source | None = None
 
 
 ClientEffect: TypeAlias = (

@@ -291,10 +291,10 @@ class ServerProcess:
         match effect:
             case Authenticate():
                 self._authenticate(number, effect, now)
-            case Removed(reason, detail):
-                self._removed(number, reason, detail)
+            case Removed():
+                self._removed(number, effect)
             case InstallKeys() if number not in self._plane.clients:
-                self._attach(number).channel.install(effect.slot, effect.keys)
+                self._on_client(self._attach(number), effect, now)
             case _:
                 client = self._plane.clients.get(number)
                 if client is not None:
@@ -309,6 +309,12 @@ class ServerProcess:
         match effect:
             case InstallKeys(slot, keys):
                 client.channel.install(slot, keys)
+                _LOG.info(
+                    "client %d: key %d, %s",
+                    client.number,
+                    keys.key_id,
+                    keys.cipher,
+                )
             case SwapKeys():
                 client.channel.swap()
             case RemoveKeys(slot):
@@ -351,14 +357,16 @@ class ServerProcess:
             effect.cipher,
         )
 
-    def _removed(self, number: int, reason: str, detail: str) -> None:
+    def _removed(self, number: int, effect: Removed) -> None:
         client = self._plane.clients.get(number)
         if client is not None:
             name = client.admitted.common_name if client.admitted else "?"
-            _LOG.info("client %s (%d) is gone: %s", name, number, reason)
+            _LOG.info("client %s (%d) is gone: %s", name, number, effect.reason)
             self._plane.detach(client)
         else:
-            _LOG.info("no client: %s %s", reason, detail)
+            _LOG.info("not let in: %s", effect.detail or effect.reason)
+        if effect.source is not None:
+            self._plane.hang_up(effect.source)
 
     # --- who may come in
 
