@@ -31,6 +31,10 @@ class ClientKeyV2(NamedTuple):
     key: bytes
     wkc: bytes
 
+    def __repr__(self) -> str:
+        """Say what it is, and nothing of the key."""
+        return "ClientKeyV2(...)"
+
 
 def parse_static_key(text: str) -> bytes:
     """Return the 256 bytes of an OpenVPN Static key V1.

@@ -37,6 +37,14 @@ WRAPS = {
         ["--tls-crypt-v2", "v2-client.key"],
     ),
 }
+STATIC = {
+    f"static-{direction}-{cipher}-{digest}": [
+        *["--secret", "static.key", *direction, "--cipher", cipher],
+        *["--auth", digest],
+    ]
+    for direction in ("", "0", "1")
+    for cipher, digest in (("AES-256-CBC", "SHA256"), ("AES-128-CBC", "none"))
+}
 COMMON = ["openvpn", "--dev", "null", "--proto", "udp4", "--ping", "1"]
 
 
@@ -98,6 +106,23 @@ def record(folder, server_options, client_options):
     return packets
 
 
+def record_static(options):
+    """Return one data packet of a static key: a ping."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 4000))
+        sender = subprocess.Popen(
+            [*COMMON, "--remote", "127.0.0.1", "4000", *options],
+            cwd=KEYS,
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            peer.settimeout(10)
+            return peer.recv(65535).hex()
+        finally:
+            sender.terminate()
+            sender.wait()
+
+
 def main():
     if "inside" not in sys.argv:
         command = ["unshare", "--net", sys.executable, __file__, "inside"]
@@ -109,8 +134,10 @@ def main():
         recorded = {
             wrap: record(folder, *options) for wrap, options in WRAPS.items()
         }
-    text = json.dumps(recorded, indent=1)
-    (HERE / "handshakes.json").write_text(text + os.linesep)
+    pings = {name: record_static(words) for name, words in STATIC.items()}
+    for name, value in (("handshakes", recorded), ("static-pings", pings)):
+        text = json.dumps(value, indent=1)
+        (HERE / f"{name}.json").write_text(text + os.linesep)
     counts = {wrap: len(packets) for wrap, packets in recorded.items()}
     sys.stdout.write(f"{counts}\n")
     return 0

@@ -1,12 +1,17 @@
 import hmac
+import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from qubes_vpn.crypto.cbc import CbcCipher, static_key_directions
 from qubes_vpn.crypto.keys import DirectionKeys
 from qubes_vpn.errors import AuthenticationError
+from qubes_vpn.wire.keyfile import parse_static_key
 
+VECTORS = Path(__file__).parents[2] / "vectors"
+PINGS = json.loads((VECTORS / "static-pings.json").read_text())
 IV = bytes(range(16))
 SIZES = {"AES-128-CBC": 16, "AES-192-CBC": 24, "AES-256-CBC": 32}
 
@@ -58,6 +63,26 @@ def test_without_a_digest_wrong_padding_and_length_look_alike():
         with pytest.raises(AuthenticationError) as caught:
             one.open(content)
         assert caught.value.reason == "bad-hmac"
+
+
+# OpenVPN 2 ping.c
+PING = bytes.fromhex("2a187bf3641eb4cb07ed2d0a981fc748")
+
+
+@pytest.mark.parametrize("name", PINGS)
+def test_openvpns_static_key_packets_open(name):
+    _, direction, rest = name.split("-", 2)
+    cipher_name, digest = rest.rsplit("-", 1)
+    # The sender's direction: we have the other one.
+    ours = {"": None, "0": 1, "1": 0}[direction]
+    key = parse_static_key((VECTORS / "keys/static.key").read_text())
+    _, decrypt = static_key_directions(key, ours, cipher_name, digest)
+    opened = CbcCipher(cipher_name, digest, decrypt).open(
+        bytes.fromhex(PINGS[name])
+    )
+    # packet id and time, 4 bytes each
+    assert opened[:4] == b"\0\0\0\1"
+    assert opened[8:] == PING
 
 
 def test_static_keys_have_directions():

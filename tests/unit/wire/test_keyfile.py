@@ -62,6 +62,7 @@ def test_openvpns_client_keys_round_trip(name):
     assert len(key.key) == 256
     assert key.wkc[-2:] == len(key.wkc).to_bytes(2)
     assert format_client_key_v2(key) == text
+    assert repr(key) == "ClientKeyV2(...)"
 
 
 @pytest.mark.parametrize(
