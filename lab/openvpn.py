@@ -59,7 +59,7 @@ class Settings:
     cipher: the data-ciphers list. auth: the HMAC of tls-auth and CBC.
     tunnel: its networks are 10.8.TUNNEL.0/24 and fd00:8:TUNNEL::/64.
     users: name -> password; then the client gives them. certificates: the
-    client gives one. reneg: --reneg-sec, 0 for never. push: pushed lines.
+    client gives one. force_cookie: of tls-crypt-v2. reneg: --reneg-sec, 0 for never. push: pushed lines.
     extra: lines of its configuration. client_extra: lines of its profile.
     """
 
@@ -72,6 +72,7 @@ class Settings:
     tunnel: int = 0
     users: tuple[tuple[str, str], ...] = ()
     certificates: bool = True
+    force_cookie: bool = False
     tls_max: str = ""
     reneg: int = 3600
     ipv6: bool = False
@@ -327,7 +328,14 @@ class Server(_Program):
         if wrap == Wrap.PLAIN:
             return []
         direction = ["key-direction 0"] * (wrap == Wrap.TLS_AUTH)
-        return [*direction, _inline(wrap, wrap_keys(wrap)[0])]
+        key = wrap_keys(wrap)[0]
+        if self.settings.force_cookie:
+            # an inline block has no room for the word
+            path = self.scratch / "tls-crypt-v2.key"
+            path.touch(0o600)
+            path.write_text(key)
+            return [f"{wrap} {path} force-cookie"]
+        return [*direction, _inline(wrap, key)]
 
 
 # Each user is two lines and an empty one, as openvpn writes the two it asks of.
