@@ -101,6 +101,10 @@ class UnreadableError(VpnError):
     """A file that was named cannot be read by this user (exit 77)."""
 
 
+class UsageError(VpnError):
+    """The words of a command make no sense (exit 64)."""
+
+
 class UnavailableError(VpnError):
     """What the command needs is not there: no lock, no peer (exit 69)."""
 

@@ -41,6 +41,11 @@ def register(commands: "Subcommands") -> None:
     )
     parser.add_argument("--state", metavar="FILE", help="address cache")
     parser.add_argument(
+        "--uplink6",
+        metavar="ADDRESS,GATEWAY",
+        help="IPv6 on the uplink, for servers that have no IPv4",
+    )
+    parser.add_argument(
         "--unlocked",
         action="store_true",
         help="an ordinary client for any Linux machine: closes nothing",
@@ -61,6 +66,7 @@ def run(args: argparse.Namespace, world: World) -> int:
         resolver=args.resolver,
         resolve=args.resolve == "auto",
         state=args.state,
+        uplink6=args.uplink6,
         unlocked=args.unlocked,
     )
     return run_foreground(options, world.out, world.err)

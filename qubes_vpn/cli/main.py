@@ -21,6 +21,7 @@ from qubes_vpn.errors import (
     OsRefusedError,
     UnavailableError,
     UnreadableError,
+    UsageError,
     VpnError,
 )
 
@@ -46,11 +47,13 @@ COMMANDS: Final = {
     "adopt": "adopt",
     "selftest": "selftest",
     "rpc": "rpc",
+    "menu": "menu",
 }
 STATUS_OF: Final = (
     (ConfigError, EX_CONFIG),
     (UnreadableError, EX_NOPERM),
     (UnavailableError, EX_UNAVAILABLE),
+    (UsageError, EX_USAGE),
     (OsRefusedError, EX_OSERR),
 )
 

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Any, Final, Protocol
 
 from qubes_vpn.config.profile import ClientProfile
@@ -26,6 +27,7 @@ from qubes_vpn.runtime import job as jobs
 from qubes_vpn.runtime import messages
 from qubes_vpn.runtime.control import ControlServer
 from qubes_vpn.runtime.resolve import AddressCache, candidates, query
+from qubes_vpn.system import uplink6
 from qubes_vpn.system.notify import notify
 
 PING_S: Final = 2.0
@@ -59,6 +61,8 @@ class Task:
     """What to connect with.
 
     resolver: who is asked for the names of servers; None: nobody.
+    uplink6: our IPv6 address on the uplink and its gateway's, if there are
+    any: without them only IPv4 endpoints are tried.
     """
 
     name: str
@@ -66,6 +70,8 @@ class Task:
     job: jobs.Job
     resolver: Address | None = None
     cache: AddressCache = field(default_factory=AddressCache)
+    uplink: str = "eth0"
+    uplink6: tuple[IPv6Address, IPv6Address] | None = None
 
 
 def void(_: object) -> None:
@@ -225,6 +231,8 @@ class Agent:
         """Number the endpoints and tell the keeper; False: none was found."""
         assert self._keeper is not None
         found = candidates(self._task.profile, self._lookup)
+        if self._task.uplink6 is None:
+            found = tuple(c for c in found if c.endpoint.address.version == 4)
         if not found:
             hosts = {remote.host for remote in self._task.profile.remotes}
             self._say(
@@ -237,6 +245,10 @@ class Agent:
         self._keeper.request(
             keeper_messages.SetEndpoints(tuple(each.endpoint for each in found))
         )
+        # the keeper has just let IPv6 onto the uplink, and only then
+        if any(each.endpoint.address.version == 6 for each in found):
+            assert self._task.uplink6 is not None
+            uplink6.configure(self._task.uplink, *self._task.uplink6)
         return True
 
     def _lookup(self, name: str, family: int) -> list[Address]:

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -24,6 +24,7 @@ from qubes_vpn.errors import (
     OsRefusedError,
     Problem,
     UnreadableError,
+    UsageError,
 )
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
@@ -52,6 +53,7 @@ class Options:
     resolver: str | None = None
     resolve: bool = True
     state: str | None = None
+    uplink6: str | None = None
     unlocked: bool = False
 
 
@@ -239,6 +241,17 @@ def system_resolver() -> Address | None:
     return None
 
 
+def two_addresses(text: str | None) -> tuple[IPv6Address, IPv6Address] | None:
+    """Parse "ADDRESS,GATEWAY". Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        address, gateway = map(IPv6Address, text.split(","))
+    except ValueError as error:
+        raise UsageError(f"--uplink6 {text}: {error}") from None
+    return address, gateway
+
+
 def load_task(options: Options) -> Task:
     """Read and parse the profile and all that it names."""
     text = read_profile(options.profile)
@@ -249,15 +262,22 @@ def load_task(options: Options) -> Task:
         username, password = read_login(options.auth_user_pass)
     cache = AddressCache(options.state or "")
     cache.load()
-    resolver = (
-        ip_address(options.resolver) if options.resolver else system_resolver()
-    )
+    try:
+        resolver = (
+            ip_address(options.resolver)
+            if options.resolver
+            else system_resolver()
+        )
+    except ValueError as error:
+        raise UsageError(f"--resolver: {error}") from None
     return Task(
         name=Path(options.profile).name,
         profile=profile,
         job=Job(options.profile, text, reader.files, username, password),
         resolver=resolver if options.resolve else None,
         cache=cache,
+        uplink=options.uplink,
+        uplink6=two_addresses(options.uplink6),
     )
 
 
