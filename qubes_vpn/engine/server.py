@@ -102,12 +102,14 @@ class ServerEngine:
 
     def expire(self, now: Now) -> None:
         """Do what is due by now."""
+        due: list[ServerSession] = []
         while self._heap and self._heap[0][0] <= now.mono:
-            due, client = heapq.heappop(self._heap)
-            if self._queued.get(client) != due:
-                continue  # an earlier one was queued since
-            del self._queued[client]
-            session = self._sessions[client]
+            when, client = heapq.heappop(self._heap)
+            # else an earlier one was queued since
+            if self._queued.get(client) == when:
+                del self._queued[client]
+                due.append(self._sessions[client])
+        for session in due:
             if session.deadline() <= now.mono:
                 session.expire(now)
             self._settle(session)

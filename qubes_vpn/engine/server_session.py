@@ -557,7 +557,8 @@ class ServerSession:
         return heard + self._profile.ping_restart
 
     def _rekey_at(self) -> float:
-        if not self._profile.reneg_sec or self._channel.negotiating:
+        busy = self._channel.negotiating or self._swap_waits
+        if not self._profile.reneg_sec or busy:
             return math.inf
         return self._key_since + self._profile.reneg_sec
 
