@@ -1,5 +1,6 @@
 """A client's profile from its document, with the checks across fields."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from qubes_vpn.config import certificates, endpoints, trust
@@ -13,14 +14,17 @@ from qubes_vpn.config.tunnel import (
     framing,
     routes,
 )
-from qubes_vpn.crypto.aead import digest_name, find_cipher
+from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
 
 UNLIMITED: Final = -1
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
-# The inner size that `mssfix` without an argument means for `fragment`.
-MSSFIX_OFF: Final = 0
+DEFAULT_DIGEST: Final = "SHA1"
+# OpenVPN knows them, where OpenSSL does.
+OTHER_DIGESTS: Final = frozenset(
+    {"RIPEMD160", "WHIRLPOOL", "BLAKE2B512", "BLAKE2S256", "MD4", "SM3"}
+)
 AUTO: Final = -1
 
 
@@ -42,7 +46,7 @@ def build(doc: Document) -> ClientProfile:
         data_ciphers=ciphers,
         data_ciphers_fallback=fallback,
         cipher=cipher_name(doc.value("cipher", "BF-CBC")),
-        auth=digest(doc),
+        auth=digest(doc, (*ciphers, *filter(None, (fallback,)))),
         **fields,
         notes=tuple(sorted(doc.notes)),
     )
@@ -109,15 +113,27 @@ def _check_across(doc: Document, profile: ClientProfile) -> None:
     doc.conflict(both, " and ".join(both) + " exclude another")
 
 
-def digest(doc: Document) -> str:
-    """Give the digest of `auth`, as it is written, in capitals."""
+def digest(doc: Document, ciphers: Iterable[str]) -> str:
+    """Give the digest of `auth`, as it is written, in capitals.
+
+    One that is not supported does no harm where nothing uses it: with AEAD
+    ciphers alone, and without tls-auth.
+    """
     item = doc.last("auth")
-    name = str(item.values[0]).upper() if item else "SHA1"
+    if item is None:
+        return DEFAULT_DIGEST
+    name = str(item.values[0]).upper()
     try:
         digest_name(name)
     except KeyError:
-        assert item is not None
-        doc.report(item.statement, f"auth: unknown digest {name[:32]}", 1)
+        kinds = {cipher_spec(cipher).kind for cipher in ciphers}
+        used = kinds != {"aead"} or doc.has("tls-auth") or doc.has("secret")
+        if used or name not in OTHER_DIGESTS:
+            message = f"auth: unknown digest {name[:32]}"
+            doc.report(item.statement, message, 1)
+        else:
+            doc.note(item.statement, "is not supported, and nothing uses it")
+        return DEFAULT_DIGEST
     return name
 
 
@@ -161,12 +177,14 @@ def _compat(doc: Document) -> tuple[int, ...]:
     item = doc.last("compat-mode")
     if item is None:
         return ()
-    try:
-        return tuple(int(part) for part in item.values[0].split(".")[:3])
-    except ValueError:
-        message = "compat-mode needs a version such as 2.4.0"
-        doc.report(item.statement, message, 1)
-        return ()
+    parts = item.values[0].split(".")
+    if 2 <= len(parts) <= 3 and all(
+        part.isascii() and part.isdigit() for part in parts
+    ):
+        return tuple(int(part[:4]) for part in parts)
+    message = "compat-mode needs a version such as 2.4.0"
+    doc.report(item.statement, message, 1)
+    return ()
 
 
 def unlimited(doc: Document, name: str, word: str, other: int) -> int:
@@ -195,7 +213,9 @@ def timing(doc: Document) -> dict[str, Any]:
                 message = f"keepalive and {name} exclude another"
                 doc.report(item.statement, message, code="QV-108")
         ping, restart = item.values
-        if ping and restart < 2 * ping:
+        if not ping or not restart:
+            doc.report(item.statement, "keepalive needs numbers over 0", 1)
+        elif restart < 2 * ping:
             message = "keepalive: the second is at least twice the first"
             doc.report(item.statement, message, 2)
     if leave and not doc.has("ping-restart") and not item:
@@ -242,14 +262,22 @@ def _addresses(doc: Document) -> dict[str, Any]:
     def refuse(item: Item, reason: str) -> None:
         doc.note(item.statement, reason)
 
-    dns = DnsOptions(refuse)
+    def wrong(item: Item, reason: str) -> None:
+        if item.row.name == "dns":
+            doc.report(item.statement, f"dns: {reason}", 1)
+        else:  # OpenVPN hands dhcp-option to a script, unseen
+            doc.note(item.statement, reason)
+
+    dns = DnsOptions(refuse, wrong)
     for item in doc.all("dhcp-option") + doc.all("dns"):
         dns.add(item)
     ifconfig = doc.last("ifconfig")
     ifconfig6 = doc.last("ifconfig-ipv6")
     redirect = doc.last("redirect-gateway")
+    if ifconfig and ifconfig.values[0] == ifconfig.values[1]:
+        doc.report(ifconfig.statement, "ifconfig needs two addresses", 2)
     return {
-        "ifconfig": ifconfig.values if ifconfig else None,
+        "ifconfig": tuple(map(str, ifconfig.values)) if ifconfig else None,
         "ifconfig6": tuple(map(str, ifconfig6.values)) if ifconfig6 else None,
         "topology": trust.one_of(doc, "topology", TOPOLOGIES, ""),
         "routes": routes(

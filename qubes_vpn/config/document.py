@@ -29,6 +29,8 @@ DEPTH_MAX: Final = 10  # nested `config`, as OpenVPN
 FILE_MAX: Final = 4 * 1024 * 1024  # bytes of one file that a profile names
 STATEMENTS_MAX: Final = 100_000
 INLINE: Final = "[inline]"
+# `setenv FORWARD_COMPATIBLE 1`: unknown directives are not errors.
+TOLERANT: Final = "FORWARD_COMPATIBLE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,11 @@ class Document:
         self.connections: list[Document] = []
         self.outer: Document | None = None
         self._read_file = read_file
-        self._items: dict[str, list[Item]] = {}
+        self.items: dict[str, list[Item]] = {}
         self._unknown: list[Statement] = []
         self._ignorable: set[str] = set()
-        self._count = 0
+        self._tolerant = False
+        self.count = 0
 
     # -- filling ------------------------------------------------------------
 
@@ -98,19 +101,19 @@ class Document:
         """Take in the text of one file."""
         lexer = Lexer(text, file)
         for statement in lexer.statements():
-            self._count += 1
-            if self._count > STATEMENTS_MAX:
+            self.count += 1
+            if self.count > STATEMENTS_MAX:
                 self.report(statement, "too many directives", code="QV-112")
                 break
             if len(self.problems) >= PROBLEMS_MAX:
                 break
-            self._take(statement, depth)
+            self.take(statement, depth)
         self.problems += lexer.problems
 
     def finish(self) -> None:
         """Settle what could only be known at the end of the last file."""
         for statement in self._unknown:
-            if statement.name in self._ignorable:
+            if self._tolerant or statement.name in self._ignorable:
                 self.note(statement, "the profile says to ignore it")
             else:
                 self._report_unknown(statement)
@@ -127,7 +130,8 @@ class Document:
         message = f'unknown directive "{shown}"{hint}'
         self.report(statement, message, code="QV-102")
 
-    def _take(self, statement: Statement, depth: int) -> None:
+    def take(self, statement: Statement, depth: int) -> None:
+        """Take in one statement."""
         if statement.name == "setenv" and statement.args[:1] == ("opt",):
             self._take_optional(statement, depth)
             return
@@ -155,22 +159,24 @@ class Document:
         elif support is Support.IGNORE:
             self.note(statement, row.why)
         else:
-            self._apply(Item(statement, row, values, self._count), depth)
+            self._apply(Item(statement, row, values, self.count), depth)
 
     def _take_optional(self, statement: Statement, depth: int) -> None:
         """Take `setenv opt DIRECTIVE ...`, unless nobody knows it."""
         rest = Statement(
-            statement.words[2:],
+            statement.words[2:] or ("opt",),
             statement.file,
             statement.line,
-            statement.columns[2:],
+            statement.columns[2:] or (1,),
         )
-        if not rest.words:
-            self.report(statement, "setenv opt needs a directive")
-        elif rest.name in DIRECTIVES:
-            self._take(rest, depth)
-        else:
+        if rest.name not in DIRECTIVES:
             self.note(rest, "unknown, and marked as optional")
+            return
+        before = len(self.problems)
+        self.take(rest, depth)
+        for problem in self.problems[before:]:
+            self.note(rest, f"left out, being optional: {problem.message}")
+        del self.problems[before:]
 
     def _is_in_place(self, statement: Statement, row: Directive) -> bool:
         if self.scope in row.scope:
@@ -219,10 +225,12 @@ class Document:
             self.note(item.statement, item.row.deprecated)
         if item.row.name == "ignore-unknown-option":
             self._ignorable.update(item.values)
+        elif item.row.name == "setenv" and item.values[0] == TOLERANT:
+            self._tolerant = item.value(1) == "1"
         elif item.row.name == "config":
             self._take_config(item, depth)
         else:
-            self._items.setdefault(item.row.name, []).append(item)
+            self.items.setdefault(item.row.name, []).append(item)
 
     def _take_config(self, item: Item, depth: int) -> None:
         if depth >= DEPTH_MAX:
@@ -242,25 +250,35 @@ class Document:
             message = f"over {CONNECTIONS_MAX} connections"
             self.report(statement, message, code="QV-112")
             return
-        inner = Document(self.name, self._read_file, Scope.CONNECTION)
+        inner = self._part(Scope.CONNECTION)
         # What is written after the block does not hold inside it.
-        inner.outer = Document(self.name, self._read_file, self.scope)
-        inner.outer._items = {k: list(v) for k, v in self._items.items()}  # noqa: SLF001
+        inner.outer = self._part(self.scope)
+        inner.outer.items = {k: list(v) for k, v in self.items.items()}
         lexer = Lexer(statement.block, statement.file, statement.line + 1)
         for one in lexer.statements():
-            inner._take(one, DEPTH_MAX)
-        inner.problems += lexer.problems
-        inner.finish()
-        self._count += statement.block.count("\n")
-        self.problems += inner.problems
-        self.notes += inner.notes
+            self.count += 1
+            inner.count = self.count
+            inner.take(one, DEPTH_MAX)
+        self.problems += lexer.problems
+        if not inner.all("remote"):
+            message = "a connection block needs a remote"
+            self.report(statement, message, code="QV-109")
         self.connections.append(inner)
+
+    def _part(self, scope: Scope) -> "Document":
+        """Make a document whose reports are this one's."""
+        part = Document(self.name, self._read_file, scope)
+        part.problems = self.problems
+        part.notes = self.notes
+        part._unknown = self._unknown
+        part._ignorable = self._ignorable
+        return part
 
     # -- asking ---------------------------------------------------------------
 
     def all(self, name: str) -> list[Item]:
         """Give every item of that name, in order."""
-        return self._items.get(name, [])
+        return self.items.get(name, [])
 
     def last(self, *names: str) -> Item | None:
         """Give the item in force: the last written of these names."""
@@ -284,18 +302,19 @@ class Document:
         A file that cannot be read is a problem; None then, as without it.
         """
         items = self.all(name)
-        files = [
-            item
-            for item in items
-            if item.statement.block is not None
-            or (item.values and item.values[0] != INLINE)
-        ]
-        if files:
-            return self._material(files[-1])
-        if items and items[-1].values:
-            message = f"no <{name}> block in this profile"
-            self.report(items[-1].statement, message, 1, "QV-106")
-        return None
+        if not items:
+            return None
+        item = items[-1]
+        if item.values and item.values[0] == INLINE:
+            blocks = [one for one in items if one.statement.block is not None]
+            if not blocks:
+                message = f"no <{name}> block in this profile"
+                self.report(item.statement, message, 1, "QV-106")
+                return None
+            item = blocks[-1]
+        if item.statement.block is None and not item.values:
+            return None
+        return self._material(item)
 
     def _material(self, item: Item) -> Material | None:
         block = item.statement.block
@@ -311,8 +330,19 @@ class Document:
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             message = f"{statement.name}: cannot read {path}: {reason}"
-            self.report(statement, message, 1, "QV-106")
+            self.report(statement, message + self._hint(path), 1, "QV-106")
             return None
+
+    def _hint(self, path: str) -> str:
+        """Say so when a file of that name lies beside the profile."""
+        name = path.replace("\\", "/").rsplit("/", 1)[-1]
+        if name == path:
+            return ""
+        try:
+            self._read_file(name)
+        except (OSError, ValueError):
+            return ""
+        return f"; {name} lies beside the profile: name that"
 
     def read_raw(self, path: str) -> bytes:
         """Read a file; `cd` holds, and so does the limit of its size.

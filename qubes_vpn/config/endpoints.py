@@ -25,7 +25,7 @@ def remotes(doc: Document) -> tuple[Remote, ...]:
     found = [
         _remote(inner, item)
         for inner in doc.connections
-        if (item := _one_remote(inner)) is not None
+        for item in inner.all("remote")[-1:]
     ]
     if not found:
         found = [_remote(doc, item) for item in doc.all("remote")]
@@ -38,11 +38,6 @@ def remotes(doc: Document) -> tuple[Remote, ...]:
         doc.complain('names no server: a line "remote HOST PORT" is missing')
     _check_ports(doc)
     return tuple(found[:REMOTES_MAX])
-
-
-def _one_remote(inner: Document) -> Item | None:
-    own = inner.all("remote")
-    return own[-1] if own else None
 
 
 def _check_ports(doc: Document) -> None:

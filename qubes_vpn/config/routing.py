@@ -100,7 +100,7 @@ def _ifconfig4(
     push: Push, topology: str
 ) -> tuple[IPv4Interface, IPv4Address | None] | None:
     item = push.last("ifconfig")
-    words = item.values if item else push.profile.ifconfig
+    words = tuple(map(str, item.values)) if item else push.profile.ifconfig
     if words is None:
         return None
     try:
@@ -224,7 +224,7 @@ def _defaults(
 def _dns(
     push: Push, families: set[int]
 ) -> tuple[tuple[Address, ...], tuple[str, ...]]:
-    options = DnsOptions(push.refuse_item)
+    options = DnsOptions(push.refuse_item, push.refuse_item)
     for item in push.all("dhcp-option", "dns"):
         options.add(item)
     own = (ip_address(text) for text in push.profile.dns)

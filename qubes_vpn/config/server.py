@@ -53,7 +53,7 @@ def build(doc: Document) -> ServerProfile:
         tls=trust.tls_options(doc),
         data_ciphers=ciphers,
         data_ciphers_fallback=fallback,
-        auth=client.digest(doc),
+        auth=client.digest(doc, ciphers),
         dev=doc.value("dev", "tun"),
         tun_mtu=doc.value("tun-mtu", 1500),
         mssfix=doc.value("mssfix", client.AUTO),

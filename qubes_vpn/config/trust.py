@@ -24,6 +24,7 @@ from qubes_vpn.wire.keyfile import (
 SHA256_SIZE: Final = 32
 HASH_SIZES: Final = {"SHA1": 20, "SHA256": SHA256_SIZE}
 TLS_VERSIONS: Final = ("1.0", "1.1", "1.2", "1.3")
+DEFAULT_TLS: Final = "1.2"
 CERT_PROFILES: Final = ("legacy", "preferred", "insecure", "suiteb")
 NAME_TYPES: Final = ("subject", "name", "name-prefix")
 ANY_USAGE: Final = 0
@@ -295,8 +296,9 @@ def digest_of_tls_auth(doc: Document) -> str:
 
 def tls_options(doc: Document) -> TlsOptions:
     """Read how TLS is spoken."""
-    version_min = one_of(doc, "tls-version-min", TLS_VERSIONS, "1.2")
     version_max = one_of(doc, "tls-version-max", TLS_VERSIONS, "")
+    lowest = min(DEFAULT_TLS, version_max or DEFAULT_TLS)
+    version_min = one_of(doc, "tls-version-min", TLS_VERSIONS, lowest)
     if version_max and version_max < version_min:
         item = doc.last("tls-version-max")
         assert item is not None

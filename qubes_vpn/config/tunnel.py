@@ -11,7 +11,7 @@ from ipaddress import (
 from typing import Final
 
 from qubes_vpn.config.document import Item
-from qubes_vpn.config.values import Address, domain
+from qubes_vpn.config.values import ADDRESS_BITS, Address, domain
 
 Network = IPv4Network | IPv6Network
 Route = tuple[Network, str, int]
@@ -22,7 +22,6 @@ ROUTES_MAX: Final = 1024
 DNS_MAX: Final = 8
 SEARCH_MAX: Final = 32
 DNS_PORT: Final = 53
-HOST_BITS: Final = 32
 
 # OpenSSL's other names.
 _CIPHER_NAMES: Final = {
@@ -57,7 +56,7 @@ def route4(item: Item, metric: int) -> Route:
     except ValueError:
         message = f"the destination {target[:64]} is not an address"
         raise ValueError(message) from None
-    prefix = item.value(1, HOST_BITS)
+    prefix = item.value(1, ADDRESS_BITS)
     network = IPv4Network((address, prefix), strict=False)
     return network, _gateway(item, 2), _metric(item, 3, metric)
 
@@ -107,14 +106,20 @@ def routes(
     return tuple(found.values())
 
 
+class UnusedError(ValueError):
+    """It means something, and is not used here."""
+
+
 class DnsOptions:
     """Collects `dhcp-option` and `dns` into resolvers and domains.
 
     When there is a `dns server`, it stands instead of `dhcp-option DNS`.
     """
 
-    def __init__(self, refuse: Refuse) -> None:
+    def __init__(self, refuse: Refuse, wrong: Refuse) -> None:
+        """refuse: told of what is not used; wrong: of what means nothing."""
         self._refuse = refuse
+        self._wrong = wrong
         self._dhcp: list[Address] = []
         self._servers: dict[int, list[Address]] = {}
         self._unusable: set[int] = set()
@@ -127,8 +132,10 @@ class DnsOptions:
                 self._add_dns(item)
             else:
                 self._add_dhcp(item)
-        except ValueError as error:
+        except UnusedError as error:
             self._refuse(item, str(error))
+        except ValueError as error:
+            self._wrong(item, str(error))
 
     def _add_dhcp(self, item: Item) -> None:
         kind, words = item.values[0].upper(), item.values[1:]
@@ -164,7 +171,7 @@ class DnsOptions:
         elif kind == "transport" and words[0] in {"DoT", "DoH"}:
             self._unusable.add(priority)
             message = f"{words[0]} is not spoken here; plain DNS only"
-            raise ValueError(message)
+            raise UnusedError(message)
         elif kind not in {
             "transport",
             "resolve-domains",
@@ -206,7 +213,7 @@ def _resolver(word: str) -> Address:
         text, _, port = word.partition(":")
     if port not in {"", str(DNS_PORT)}:
         message = "a resolver on another port than 53 is not used"
-        raise ValueError(message)
+        raise UnusedError(message)
     try:
         address = ip_address(text)
     except ValueError:

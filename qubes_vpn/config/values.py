@@ -35,6 +35,17 @@ _SERVICES: Final = {
     "domain": 53,
     "ntp": 123,
 }
+ADDRESS_BITS: Final = 32
+_REDIRECT_FLAGS: Final = (
+    "def1",
+    "local",
+    "autolocal",
+    "bypass-dhcp",
+    "bypass-dns",
+    "block-local",
+    "ipv6",
+    "!ipv4",
+)
 _SPECIAL_ROUTES: Final = ("vpn_gateway", "net_gateway", "remote_host")
 
 
@@ -113,6 +124,8 @@ def ipv4(word: str) -> IPv4Address:
 
 def netmask(word: str) -> int:
     """An IPv4 netmask, as its prefix length."""
+    if word == "default":
+        return ADDRESS_BITS
     try:
         bits = int(IPv4Address(word))
     except ValueError:
@@ -121,7 +134,7 @@ def netmask(word: str) -> int:
     if inverse & (inverse + 1):
         message = "needs a netmask such as 255.255.255.0"
         raise ValueError(message)
-    return 32 - inverse.bit_length()
+    return ADDRESS_BITS - inverse.bit_length()
 
 
 def ipv6(word: str) -> IPv6Address:
@@ -211,6 +224,11 @@ KINDS: Final[dict[str, Callable[[str], Any]]] = {
     "port": port,
     "proto": choice(*_PROTOCOLS, fold=True),
     "seconds": _SECONDS,
+    "window": number(0, 65536),
+    "window-time": number(0, 600),
+    "redirect": choice(*_REDIRECT_FLAGS),
+    "mtu|fixed": choice("mtu", "fixed"),
+    "dhcp|ipv4": lambda word: word if word == "dhcp" else str(ipv4(word)),
     "count": _SECONDS,
     "bytes": number(0, 2**63 - 1),
     "integer": number(-2_147_483_648, 2_147_483_647),
