@@ -21,6 +21,7 @@ from typing import Final
 
 from qubes_vpn.errors import LocalStateError, OsRefusedError, UnavailableError
 from qubes_vpn.keeper.device import Device
+from qubes_vpn.keeper.guardian import Guardian
 from qubes_vpn.keeper.layers import Layers
 from qubes_vpn.keeper.server import Keeper
 from qubes_vpn.policy import firewall
@@ -33,6 +34,7 @@ from qubes_vpn.system.tun import TunSource
 TUN_RESERVE: Final = 64
 USER: Final = "qubes-vpn-keeper"
 GROUP: Final = "qubes-vpn"
+ENGINE_USER: Final = "qubes-vpn-engine"
 _PEERCRED: Final = struct.Struct("=iII")
 
 
@@ -61,7 +63,7 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default=DEVICES[0])
     parser.add_argument("--uid", type=int, help="drop to this user")
     parser.add_argument("--gid", type=int, help="the group of our sockets")
-    parser.add_argument("--engine-uid", type=int, default=firewall.ENGINE_UID)
+    parser.add_argument("--engine-uid", type=int, default=_engine_uid())
     return parser.parse_args(args)
 
 
@@ -74,6 +76,7 @@ def _run(options: argparse.Namespace) -> int:
     layers.require_lock()
     device = Device(firewall.device_name(options.device), layers.rtnl, source)
     keeper = Keeper(layers, device, outlive_agent=listener is not None)
+    Guardian(keeper).attach()
     keeper.start()
     _stop_on_signal(keeper)
     if listener is None:
@@ -87,6 +90,14 @@ def _run(options: argparse.Namespace) -> int:
     keeper.run()
     notify("STOPPING=1")
     return os.EX_OK
+
+
+def _engine_uid() -> int:
+    """Give the package's engine user; a fixed number where it is missing."""
+    try:
+        return pwd.getpwnam(ENGINE_USER).pw_uid
+    except KeyError:
+        return firewall.ENGINE_UID
 
 
 def _identity(options: argparse.Namespace) -> tuple[int | None, int | None]:

@@ -50,6 +50,12 @@ class Device:
                 self._rtnl.add_address(link.index, address)
         return bool(gone)
 
+    def matches(self, addresses: tuple[Interface, ...], mtu: int) -> bool:
+        """Tell whether the device is still as `configure` left it."""
+        link = self.link()
+        found = self._rtnl.addresses(link.index)
+        return link.up and link.mtu == mtu and found == set(addresses)
+
     def delete(self) -> None:
         """Take the device away, also from an engine that is stopped."""
         self._rtnl.delete_link(self.name)

@@ -7,12 +7,12 @@ closed has forwarding turned off.
 
 import contextlib
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from qubes_vpn.errors import OsRefusedError, UnavailableError
 from qubes_vpn.policy import firewall, routes, sysctls, uplink
 from qubes_vpn.policy.phase import (
+    Address,
     Blocked,
     Connected,
     Connecting,
@@ -21,6 +21,7 @@ from qubes_vpn.policy.phase import (
 )
 from qubes_vpn.system import sysctl
 from qubes_vpn.system.conntrack import Conntrack
+from qubes_vpn.system.generation import Generations
 from qubes_vpn.system.nft import Nft
 from qubes_vpn.system.rtnl import RouteSeen, Rtnl, RuleSeen
 
@@ -64,6 +65,9 @@ class Layers:
         self.wanted = Wanted()
         self._defines = firewall.defines(uplink_name, gid)
         self._conntrack: Conntrack | None = None
+        self._generations = Generations()
+        self._generation = 0
+        self.disturbed = False
 
     # --- what is there
 
@@ -104,6 +108,27 @@ class Layers:
             for rule in routes.rules(device)
         ]
 
+    def foreign_rules(self) -> list[tuple[RuleSeen, bytes]]:
+        """Give the rules of others that are asked before our last."""
+        ours = set(self.expected_rules())
+        limit = routes.PRIORITY_DENY + 1
+        found = self.rtnl.outranking(limit)
+        return [(rule, body) for rule, body in found if rule not in ours]
+
+    def missing_accepts(self) -> bool:
+        """Tell whether the agent's chains have not what `wanted` needs."""
+        accepts = list(
+            firewall.agent_accepts(self.wanted.phase, self.wanted.resolver)
+        )
+        for table in _AGENT_TABLES:
+            if not self._has_agent_chain(table):
+                continue
+            needed = sum(name == table for name, _ in accepts)
+            found = self.nft.commented(table, _AGENT_CHAIN, firewall.COMMENT)
+            if len(found) != needed:
+                return True
+        return False
+
     def missing_rules(self) -> list[RuleSeen]:
         """Give those of our rules that the kernel has not."""
         seen = set(self.rtnl.rules())
@@ -121,7 +146,12 @@ class Layers:
             found.add(RouteSeen(route.destination, index, metric))
         return found
 
-    def uplink_addresses(self) -> list[IPv4Address | IPv6Address]:
+    def routing_differs(self) -> bool:
+        """Tell whether rules or routes of ours are not as they have to be."""
+        there = {route for route, _ in self.rtnl.routes(routes.TABLE)}
+        return bool(self.missing_rules()) or there != self.expected_routes()
+
+    def uplink_addresses(self) -> list[Address]:
         """Give the uplink's own addresses; none when it is away."""
         link = self.rtnl.link(self.uplink_name)
         if link is None:
@@ -133,6 +163,7 @@ class Layers:
 
     def apply(self, wanted: Wanted) -> None:
         """Go to a state. OsRefusedError: it is closed now instead."""
+        self.begin()
         closing = wanted.openness < self.wanted.openness
         self.wanted = wanted
         try:
@@ -143,6 +174,7 @@ class Layers:
 
     def reset(self) -> None:
         """Make every layer anew, closed. OsRefusedError."""
+        self.begin()
         self.wanted = Wanted()
         try:
             self.repair_filter()
@@ -182,11 +214,11 @@ class Layers:
 
     def apply_filter(self) -> None:
         """Bring the loaded filter to the wanted phase."""
-        self._load(firewall.change(self.wanted.phase, self.wanted.resolver))
+        self._load(firewall.change(*self._state()))
 
     def repair_filter(self) -> None:
         """Make the filter anew in the wanted phase, whatever is there."""
-        self._load(firewall.render(self.wanted.phase, self.wanted.resolver))
+        self._load(firewall.render(*self._state()))
 
     def apply_accepts(self) -> None:
         """Keep the accepts that the agent's input chain needs; no others."""
@@ -194,9 +226,7 @@ class Layers:
             firewall.agent_accepts(self.wanted.phase, self.wanted.resolver)
         )
         for table in _AGENT_TABLES:
-            items = self.nft.list_table(table)
-            chains = [i["chain"]["name"] for i in items or () if "chain" in i]
-            if _AGENT_CHAIN not in chains:
+            if not self._has_agent_chain(table):
                 continue
             old = self.nft.commented(table, _AGENT_CHAIN, firewall.COMMENT)
             text = "".join(
@@ -212,12 +242,12 @@ class Layers:
         for rule in sorted(self.missing_rules(), key=lambda r: -r.priority):
             self.rtnl.add_rule(rule)
         there = self.rtnl.routes(routes.TABLE)
-        for route in sorted(wanted - set(there), key=lambda r: r.index):
+        for route, body in there:
+            if route not in wanted:
+                self.rtnl.delete_route(body)
+        missing = wanted - {route for route, _ in there}
+        for route in sorted(missing, key=lambda r: r.index):
             self.rtnl.replace_route(
-                routes.TABLE, route.destination, route.index, route.metric
-            )
-        for route in set(there) - wanted:
-            self.rtnl.delete_route(
                 routes.TABLE, route.destination, route.index, route.metric
             )
 
@@ -226,8 +256,7 @@ class Layers:
         if self.nft.list_table(uplink.TABLE) is None:
             self.repair_uplink()
             return
-        phase, resolver = self.wanted.phase, self.wanted.resolver
-        self._load(uplink.change(phase, self.uplink_addresses(), resolver))
+        self._load(uplink.change(*self._state()))
 
     def repair_uplink(self) -> None:
         """Make the filter of the uplink anew, whatever is there.
@@ -235,13 +264,11 @@ class Layers:
         A kernel that wants the device first has nothing to filter while it
         is away, and nothing can be opened then.
         """
-        phase, resolver = self.wanted.phase, self.wanted.resolver
-        addresses = self.uplink_addresses()
         try:
-            self._load(uplink.render(phase, addresses, resolver))
+            self._load(uplink.render(*self._state()))
         except OsRefusedError:
             away = self.rtnl.link(self.uplink_name) is None
-            if not away or uplink.is_open(phase, resolver):
+            if not away or self.wanted.openness:
                 raise
 
     def apply_settings(self) -> list[str]:
@@ -275,8 +302,35 @@ class Layers:
             self._conntrack = Conntrack()
         self._conntrack.flush()
 
+    def _state(self) -> tuple[Phase, list[Address], Endpoint | None]:
+        wanted = self.wanted
+        return wanted.phase, self.uplink_addresses(), wanted.resolver
+
+    def begin(self) -> None:
+        """Start to notice transactions of others between ours."""
+        self._generation = self._generations.current()
+        self.disturbed = False
+
+    def settled(self) -> bool:
+        """Tell whether all transactions since `begin` were ours."""
+        return (
+            not self.disturbed
+            and self._generations.current() == self._generation
+        )
+
     def _load(self, text: str) -> None:
+        before = self._generations.current()
         self.nft.load(self._defines + text)
+        after = self._generations.current()
+        # one transaction, one generation
+        ours = before == self._generation and after == before + 1
+        self.disturbed |= not ours
+        self._generation = after
+
+    def _has_agent_chain(self, table: str) -> bool:
+        items = self.nft.list_table(table) or ()
+        chains = [item["chain"]["name"] for item in items if "chain" in item]
+        return _AGENT_CHAIN in chains
 
     def _index(self, device: str) -> int:
         link = self.rtnl.link(device)

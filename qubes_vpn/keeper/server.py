@@ -68,6 +68,8 @@ class Keeper:
         self.layers = layers
         self.repairs = 0
         self.culprit = ""
+        self.on_applied: Callable[[], None] = lambda: None
+        self.on_tick: Callable[[], None] = lambda: None
         self._device = device
         self._outlive_agent = outlive_agent
         self._selector = selectors.DefaultSelector()
@@ -81,8 +83,6 @@ class Keeper:
         self._stopping = False
         self._shut_again = False
         self._told = "blocked"
-        self.on_applied: Callable[[], None] = lambda: None
-        self.on_tick: Callable[[], None] = lambda: None
         self._handlers: dict[type, Callable[[Any, list[int]], Answer]] = {
             messages.SetEndpoints: self._set_endpoints,
             messages.AdoptEngine: self._adopt_engine,
@@ -272,6 +272,29 @@ class Keeper:
 
     def _to_phase(self, phase: Phase, reason: str = "") -> None:
         self._go(replace(self.layers.wanted, phase=phase), reason)
+
+    def fail_closed(self) -> None:
+        """Close, because what is in force cannot be trusted any more."""
+        self._drop_engine("not-safe")
+        self._shut("not-safe")
+
+    def restore_device(self) -> bool:
+        """Undo what somebody did to the device; True: there was something.
+
+        A device that is gone ends the engine, and closes.
+        """
+        request = self._configured
+        if request is None or not isinstance(
+            self.layers.wanted.phase, Connected
+        ):
+            return False
+        try:
+            if self._device.matches(request.addresses, request.mtu):
+                return False
+            self._device.configure(request.addresses, request.mtu)
+        except OsRefusedError:
+            self._drop_engine("device-gone")
+        return True
 
     def _forget_connections(self) -> None:
         # a kernel without conntrack netlink: the layers hold alone

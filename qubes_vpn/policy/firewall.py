@@ -18,6 +18,7 @@ from typing import Final, assert_never
 from qubes_vpn.errors import LocalStateError
 from qubes_vpn.policy import dns
 from qubes_vpn.policy.phase import (
+    Address,
     Blocked,
     Connected,
     Connecting,
@@ -35,7 +36,8 @@ UPLINK: Final = "eth0"
 COMMENT: Final = "qubes_vpn link"
 
 LINK_SETS: Final = ("link4", "link6", "offload4", "offload6")
-_SETS: Final = (*LINK_SETS, "tunnel4", "tunnel6", "neighbours")
+OWN_SETS: Final = ("address4", "address6")
+_SETS: Final = (*LINK_SETS, *OWN_SETS, "tunnel4", "tunnel6", "neighbours")
 _PHASE_CHAINS: Final = ("phase", "resolvers", "closed")
 _DEVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
@@ -46,6 +48,10 @@ LINK_SET_TEXT: Final = """\
 	# by mark alone: the ovpn driver's packets have the inner socket's group
 	set offload4 { type ipv4_addr . inet_proto . inet_service; }
 	set offload6 { type ipv6_addr . inet_proto . inet_service; }
+	# the uplink's own addresses, while there is an endpoint; not by `fib`,
+	# since every vif has the same address too
+	set address4 { type ipv4_addr; }
+	set address6 { type ipv6_addr; }
 """
 LINK_OUT_TEXT: Final = f"""\
 		meta mark {MARK:#x} meta skgid $gid ip daddr . meta l4proto . th dport @link4 counter accept
@@ -86,11 +92,10 @@ table {TABLE} {{
 	# transport is not tracked: no NAT touches it, no full table stops it
 	chain uplink_in {{
 		iifname @neighbours {_ND} accept
-		fib daddr . iif type != local counter drop
-		ip saddr . meta l4proto . th sport @link4 notrack accept
-		ip6 saddr . meta l4proto . th sport @link6 notrack accept
-		ip saddr . meta l4proto . th sport @offload4 notrack accept
-		ip6 saddr . meta l4proto . th sport @offload6 notrack accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 notrack accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 notrack accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 notrack accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 notrack accept
 		counter drop
 	}}
 	chain raw_out {{
@@ -111,10 +116,10 @@ table {TABLE} {{
 	}}
 	chain link_in {{
 		iifname @neighbours {_ND} accept
-		ip saddr . meta l4proto . th sport @link4 counter accept
-		ip6 saddr . meta l4proto . th sport @link6 counter accept
-		ip saddr . meta l4proto . th sport @offload4 counter accept
-		ip6 saddr . meta l4proto . th sport @offload6 counter accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 counter accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 counter accept
+		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 counter accept
+		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 counter accept
 	}}
 	chain forward {{
 		type filter hook forward priority filter - 10; policy drop;
@@ -189,25 +194,34 @@ def device_name(name: str) -> str:
     return name
 
 
-def render(phase: Phase, resolver: Endpoint | None = None) -> str:
+def render(
+    phase: Phase,
+    addresses: Iterable[Address] = (),
+    resolver: Endpoint | None = None,
+) -> str:
     """Give the transaction that makes the whole table anew, in `phase`.
 
     add, delete and table in one transaction: no packet sees it missing.
-    resolver: one more address that our sockets may reach, for the lookup of
-    a server's name.
+    addresses: the uplink's own, as they are now. resolver: one more address
+    that our sockets may reach, for the lookup of a server's name.
     """
     if phase == Blocked() and resolver is None:
         return STATIC
-    return STATIC + change(phase, resolver)
+    return STATIC + change(phase, addresses, resolver)
 
 
-def change(phase: Phase, resolver: Endpoint | None = None) -> str:
+def change(
+    phase: Phase,
+    addresses: Iterable[Address] = (),
+    resolver: Endpoint | None = None,
+) -> str:
     """Give the transaction that brings a loaded table to `phase`."""
     flush = (
         *(f"flush set {TABLE} {name}" for name in _SETS),
         *(f"flush chain {TABLE} {name}" for name in _PHASE_CHAINS),
     )
-    return _lines((*flush, *_additions(phase, resolver)))
+    elements = link_elements(TABLE, phase, addresses, resolver)
+    return _lines((*flush, *elements, *_additions(phase, resolver)))
 
 
 def links(
@@ -222,12 +236,21 @@ def links(
 
 
 def link_elements(
-    table: str, phase: Phase, resolver: Endpoint | None
+    table: str,
+    phase: Phase,
+    addresses: Iterable[Address],
+    resolver: Endpoint | None,
 ) -> Iterator[str]:
-    """Give the commands that put `links` into the sets of `table`."""
+    """Give the commands that fill the sets of LINK_SET_TEXT in `table`."""
+    versions = set()
     for name, end in links(phase, resolver):
+        versions.add(end.address.version)
         where = f"{end.address} . {end.transport} . {end.port:d}"
         yield f"add element {table} {name} {{ {where} }}"
+    for address in addresses:
+        if address.version in versions:
+            name = f"address{address.version}"
+            yield f"add element {table} {name} {{ {address} }}"
 
 
 def agent_accepts(
@@ -254,7 +277,6 @@ def _lines(commands: Iterable[str]) -> str:
 
 
 def _additions(phase: Phase, resolver: Endpoint | None) -> Iterator[str]:
-    yield from link_elements(TABLE, phase, resolver)
     if any(end.address.version == 6 for _, end in links(phase, resolver)):
         yield f"add element {TABLE} neighbours {{ $uplink }}"
     match phase:

@@ -14,9 +14,11 @@ from qubes_vpn.policy.firewall import (
     LINK_OUT_TEXT,
     LINK_SET_TEXT,
     LINK_SETS,
+    OWN_SETS,
     link_elements,
+    links,
 )
-from qubes_vpn.policy.phase import Address, Blocked, Endpoint, Phase
+from qubes_vpn.policy.phase import Address, Endpoint, Phase
 
 TABLE: Final = "netdev qubes_vpn"
 _ND: Final = (
@@ -31,9 +33,6 @@ add table {TABLE}
 delete table {TABLE}
 table {TABLE} {{
 {LINK_SET_TEXT}\
-	# the uplink's own addresses, while there is an endpoint
-	set address4 {{ type ipv4_addr; }}
-	set address6 {{ type ipv6_addr; }}
 
 	chain egress {{
 		type filter hook egress device $uplink priority -500; policy drop;
@@ -78,8 +77,7 @@ def change(
     resolver: Endpoint | None = None,
 ) -> str:
     """Give the transaction that brings a loaded table to `phase`."""
-    names = (*LINK_SETS, "address4", "address6")
-    flush = [f"flush set {TABLE} {name}\n" for name in names]
+    flush = [f"flush set {TABLE} {name}\n" for name in (*LINK_SETS, *OWN_SETS)]
     flush.append(f"flush chain {TABLE} neighbours\n")
     return "".join(flush) + _additions(phase, addresses, resolver)
 
@@ -87,19 +85,7 @@ def change(
 def _additions(
     phase: Phase, addresses: Iterable[Address], resolver: Endpoint | None
 ) -> str:
-    lines = list(link_elements(TABLE, phase, resolver))
-    if not lines:
-        return ""
-    six = any(" link6 " in line or " offload6 " in line for line in lines)
-    for address in addresses:
-        if address.version == 4 or six:
-            name = f"address{address.version}"
-            lines.append(f"add element {TABLE} {name} {{ {address} }}")
-    if six:
+    lines = list(link_elements(TABLE, phase, addresses, resolver))
+    if any(end.address.version == 6 for _, end in links(phase, resolver)):
         lines.append(f"add rule {TABLE} neighbours counter accept")
     return "".join(f"{line}\n" for line in lines)
-
-
-def is_open(phase: Phase, resolver: Endpoint | None) -> bool:
-    """Say whether anything at all may pass the uplink."""
-    return resolver is not None or not isinstance(phase, Blocked)

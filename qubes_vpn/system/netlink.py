@@ -179,13 +179,15 @@ class NetlinkSocket:
 
         Raises OsRefusedError when some were lost.
         """
-        try:
-            data = self._sock.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return []
-        except OSError as error:
-            raise OsRefusedError(f"netlink: {error.strerror}") from error
-        return [(kind, payload) for kind, _, _, payload in messages(data)]
+        found: list[tuple[int, bytes]] = []
+        while True:
+            try:
+                data = self._sock.recv(_RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return found
+            except OSError as error:
+                raise OsRefusedError(f"netlink: {error.strerror}") from error
+            found.extend((kind, body) for kind, _, _, body in messages(data))
 
     def _exchange(
         self, what: str, kind: int, payload: bytes, flags: int

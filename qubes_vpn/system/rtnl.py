@@ -40,8 +40,8 @@ from qubes_vpn.system.netlink import (
 Interface: TypeAlias = IPv4Interface | IPv6Interface
 Network: TypeAlias = IPv4Network | IPv6Network
 
-# Notification groups (RTNLGRP_*).
-GROUPS: Final = (1, 5, 7, 8, 9, 11, 19)
+# RTNLGRP_*: links; addresses, routes, settings and rules of both families.
+GROUPS: Final = (1, 5, 7, 8, 9, 11, 19, 24, 25)
 
 _NEWLINK, _DELLINK, _GETLINK = 16, 17, 18
 _NEWADDR, _DELADDR, _GETADDR = 20, 21, 22
@@ -56,16 +56,17 @@ _IFLA_TXQLEN, _IFLA_GROUP = 13, 27
 _IFLA_INFO_KIND: Final = 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD: Final = 0x02
-_RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 6, 15
+_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
-_RTPROT_STATIC: Final = 4
+# What `ip` says of itself: the same as the routes of the boot script.
+_RTPROT_BOOT: Final = 3
 _RT_SCOPE_LINK: Final = 253
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY = 1, 2, 3, 6
 _FRA_FWMARK: Final = 10
 _FRA_SUPPRESS_IFGROUP, _FRA_TABLE, _FRA_OIFNAME = 13, 15, 17
 _FR_ACT_TO_TBL, _FR_ACT_UNREACHABLE = 1, 7
 _FIB_RULE_INVERT: Final = 0x2
-_LOCAL_PRIORITY: Final = 0
+_LOCAL_PRIORITY, _LOCAL = 0, 255
 _IFF_UP: Final = 1
 _NONE: Final = 0xFFFFFFFF
 _RT_CLASS: Final = {socket.AF_INET: 4, socket.AF_INET6: 6}
@@ -108,6 +109,21 @@ class RouteSeen:
     index: int = 0
     metric: int = 0
     other: bool = False
+
+
+class Events:
+    """Hears of every change of links, addresses, routes and rules."""
+
+    def __init__(self) -> None:
+        self._sock = NetlinkSocket(NETLINK_ROUTE, GROUPS)
+
+    def fileno(self) -> int:
+        """Give the descriptor to watch."""
+        return self._sock.fileno()
+
+    def receive(self) -> int:
+        """Take what is there; how many. OsRefusedError: lost some."""
+        return len(self._sock.receive())
 
 
 class Rtnl:
@@ -193,9 +209,9 @@ class Rtnl:
 
     # --- routes
 
-    def routes(self, table: int) -> list[RouteSeen]:
-        """Give the routes of one table, of both families."""
-        found: list[RouteSeen] = []
+    def routes(self, table: int) -> list[tuple[RouteSeen, bytes]]:
+        """Give the routes of one table, each with what deletes it."""
+        found: list[tuple[RouteSeen, bytes]] = []
         for family in _families():
             request = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
             request += attributes([(_RTA_TABLE, u32(table))])
@@ -216,12 +232,9 @@ class Rtnl:
         flags = NLM_F_CREATE | NLM_F_REPLACE
         self._sock.request(f"route {destination}", _NEWROUTE, request, flags)
 
-    def delete_route(
-        self, table: int, destination: Network, index: int, metric: int
-    ) -> None:
-        """Take a route away."""
-        request = _route(table, destination, index, metric)
-        self._lenient(f"route {destination}", _DELROUTE, request, errno.ESRCH)
+    def delete_route(self, body: bytes) -> None:
+        """Take a route away that `routes` gave."""
+        self._lenient("route", _DELROUTE, body, errno.ESRCH)
 
     # --- rules
 
@@ -235,6 +248,25 @@ class Rtnl:
                 for _, body in self._sock.dump("rules", _GETRULE, request)
             )
         return found
+
+    def outranking(self, limit: int) -> list[tuple[RuleSeen, bytes]]:
+        """Give the rules before `limit`, each with what deletes it.
+
+        The kernel's own first one, to the table local, is not among them.
+        """
+        found = []
+        for family in _families():
+            request = _RULE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0)
+            for _, body in self._sock.dump("rules", _GETRULE, request):
+                rule = _read_rule(body)
+                own = RuleSeen(rule.version, _LOCAL_PRIORITY, table=_LOCAL)
+                if rule.priority < limit and rule != own:
+                    found.append((rule, body))
+        return found
+
+    def delete_rule_as_seen(self, body: bytes) -> None:
+        """Take a rule away that `outranking` gave."""
+        self._lenient("rule", _DELRULE, body, errno.ENOENT)
 
     def add_rule(self, rule: RuleSeen) -> None:
         """Add a rule."""
@@ -301,7 +333,7 @@ def _route(table: int, destination: Network, index: int, metric: int) -> bytes:
         0,
         0,
         0,
-        _RTPROT_STATIC,
+        _RTPROT_BOOT,
         _RT_SCOPE_LINK if index and destination.version == 4 else 0,
         kind,
         0,
@@ -316,7 +348,7 @@ def _route(table: int, destination: Network, index: int, metric: int) -> bytes:
 
 def _read_routes(
     seen: list[tuple[int, bytes]], family: int, table: int
-) -> Iterator[RouteSeen]:
+) -> Iterator[tuple[RouteSeen, bytes]]:
     for _, body in seen:
         header = _ROUTE.unpack_from(body)
         prefix, kind = header[1], header[7]
@@ -325,13 +357,15 @@ def _read_routes(
             continue
         raw = items.get(_RTA_DST, bytes(4 if family == socket.AF_INET else 16))
         index = read_u32(items.get(_RTA_OIF, u32(0)))
-        yield RouteSeen(
+        route = RouteSeen(
             ip_network((raw, prefix)),
             # IPv6 says lo for an unreachable one
             index if kind == _RTN_UNICAST else 0,
             read_u32(items.get(_RTA_PRIORITY, u32(0))),
-            other=kind not in (_RTN_UNICAST, _RTN_UNREACHABLE),
+            other=kind not in (_RTN_UNICAST, _RTN_UNREACHABLE)
+            or _RTA_GATEWAY in items,
         )
+        yield route, body
 
 
 def _rule(rule: RuleSeen) -> bytes:

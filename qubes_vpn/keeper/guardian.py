@@ -1,0 +1,187 @@
+"""The guardian: what is ours stays as we left it, or nothing is forwarded.
+
+It hears of every change of the ruleset, of links, addresses, routes and
+rules, and compares whole states (rules, policies, flags, elements), not
+existence. What differs is put back at once, with the name of the one who
+changed it where the kernel tells. It does not fight for ever: somebody who
+keeps undoing it gets a machine that forwards nothing.
+"""
+
+import contextlib
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+from qubes_vpn.errors import OsRefusedError
+from qubes_vpn.keeper import messages
+from qubes_vpn.keeper.layers import FILTER, ROUTING, UPLINK, Layers
+from qubes_vpn.keeper.server import Keeper
+from qubes_vpn.policy import firewall, uplink
+from qubes_vpn.system import clock
+from qubes_vpn.system.generation import Notifications
+from qubes_vpn.system.nft import canonical
+from qubes_vpn.system.rtnl import Events
+
+POLL_S: Final = 5.0
+# More repairs than this within the time: somebody fights us.
+FIGHT_REPAIRS: Final = 20
+FIGHT_S: Final = 10.0
+REST_S: Final = 30.0
+_TRIES: Final = 5
+_TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
+AGENT_CHAIN: Final = "agent-chain"
+SETTINGS: Final = "settings"
+DEVICE: Final = "device"
+
+
+class Guardian:
+    """Watches for one keeper; `attach` joins it to the keeper's loop."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+        self._layers: Layers = keeper.layers
+        self._rulesets = Notifications()
+        self._events = Events()
+        self._expected: dict[str, Any] = {}
+        self._addresses = self._layers.uplink_addresses()
+        self._repaired: deque[float] = deque()
+        self._rest_until = 0.0
+        self._poll_at = 0.0
+
+    def attach(self) -> None:
+        """Watch from now on."""
+        self._keeper.watch(self._rulesets, self._on_ruleset)
+        self._keeper.watch(self._events, self._on_event)
+        self._keeper.on_applied = self.expect
+        self._keeper.on_tick = self._on_tick
+
+    def expect(self) -> None:
+        """Take what is loaded now as what has to be there.
+
+        Sure of it only if no transaction of another came since ours began:
+        otherwise the tables are made anew.
+        """
+        for _ in range(_TRIES):
+            self._expected = self._dump()
+            if self._layers.settled():
+                return
+            self._layers.begin()
+            self._layers.repair_filter()
+            self._layers.repair_uplink()
+
+    def check(self, culprit: str = "") -> None:
+        """Compare everything, and put back what differs."""
+        if clock.monotonic() < self._rest_until:
+            return
+        try:
+            self._check_tables(culprit)
+            self._check_accepts(culprit)
+            self._check_device()
+            self._check_routing()
+            self._check_uplink_addresses()
+            changed = self._layers.apply_settings()
+            if changed:
+                self._report(SETTINGS, ", ".join(changed), "")
+        except OsRefusedError as error:
+            self._keeper.notice(messages.Repaired("none", str(error)[:200]))
+            self._keeper.fail_closed()
+
+    # --- what is heard
+
+    def _on_ruleset(self) -> None:
+        try:
+            made = self._rulesets.receive()
+        except OsRefusedError:
+            self.check()  # some were lost
+            return
+        own = os.getpid()
+        foreign = [each for each in made if each.pid != own]
+        if foreign:
+            last = foreign[-1]
+            self.check(f"{last.name} (process {last.pid})")
+
+    def _on_event(self) -> None:
+        # some may be lost: the check does not rest on what they say
+        with contextlib.suppress(OsRefusedError):
+            self._events.receive()
+        self.check()
+
+    def _on_tick(self) -> None:
+        now = clock.monotonic()
+        if now >= self._poll_at:
+            self._poll_at = now + POLL_S
+            self.check()
+
+    # --- what is compared
+
+    def _dump(self) -> dict[str, Any]:
+        return {
+            layer: canonical(self._layers.nft.list_table(table))
+            for layer, table in _TABLES
+        }
+
+    def _check_tables(self, culprit: str) -> None:
+        repairs: dict[str, Callable[[], None]] = {
+            FILTER: self._layers.repair_filter,
+            UPLINK: self._layers.repair_uplink,
+        }
+        found = self._dump()
+        wrong = [name for name in found if found[name] != self._expected[name]]
+        if not wrong:
+            return
+        self._layers.begin()
+        for layer in wrong:
+            repairs[layer]()
+        self.expect()
+        for layer in wrong:
+            what = "changed" if found[layer] else "removed"
+            self._report(layer, what, culprit)
+
+    def _check_accepts(self, culprit: str) -> None:
+        if self._layers.missing_accepts():
+            self._layers.apply_accepts()
+            self._report(AGENT_CHAIN, "changed", culprit)
+
+    def _check_device(self) -> None:
+        if self._keeper.restore_device():
+            self._report(DEVICE, "changed", "")
+
+    def _check_routing(self) -> None:
+        foreign = self._layers.foreign_rules()
+        for _, body in foreign:
+            self._layers.rtnl.delete_rule_as_seen(body)
+        if foreign:
+            what = ", ".join(f"rule {rule.priority}" for rule, _ in foreign)
+            self._report(ROUTING, f"{what} added", "")
+        if self._layers.routing_differs():
+            self._layers.apply_routing()
+            self._report(ROUTING, "changed", "")
+
+    def _check_uplink_addresses(self) -> None:
+        """The uplink came back, or has another address: no fault."""
+        addresses = self._layers.uplink_addresses()
+        if addresses != self._addresses:
+            self._addresses = addresses
+            self._layers.begin()
+            self._layers.apply_uplink()
+            self._layers.apply_filter()
+            self.expect()
+
+    # --- what is said
+
+    def _report(self, layer: str, what: str, culprit: str) -> None:
+        self._keeper.repairs += 1
+        self._keeper.culprit = culprit or self._keeper.culprit
+        self._keeper.notice(messages.Repaired(layer, what[:200], culprit))
+        now = clock.monotonic()
+        self._repaired.append(now)
+        while self._repaired[0] < now - FIGHT_S:
+            self._repaired.popleft()
+        if len(self._repaired) > FIGHT_REPAIRS:
+            self._repaired.clear()
+            self._rest_until = now + REST_S
+            self._layers.forwarding_off()
+            self._keeper.notice(
+                messages.Repaired("none", "given up: forwarding off", culprit)
+            )
