@@ -24,7 +24,6 @@ NAMES = Path("/run/netns")
 PREFIX = "qv"
 TUN = "/dev/net/tun"
 PROGRAMS = ("ip", "nft", "nsenter", "unshare", "setpriv", OPENVPN)
-ROOTLESS = "QUBES_VPN_LAB_ROOTLESS"
 
 
 def _cannot(why: str) -> int:
@@ -47,16 +46,15 @@ def missing() -> str:
 def _in_user_namespace() -> None:
     """Become root of a user namespace; comes back only where that fails.
 
-    With the subordinate ids of this user the split of users works as well;
-    else there is one user only, and the demo says what that hides.
+    It needs the subordinate ids of this user: keeper and engine are users of
+    their own there too.
     """
-    enter = ["unshare", "--user", "--map-root-user", "--net", "--mount"]
-    for users, only_one in ((["--map-auto"], ""), ([], "1")):
-        trial = [*enter, *users, "true"]
-        if subprocess.run(trial, capture_output=True).returncode == 0:
-            os.environ[ROOTLESS] = only_one
-            again = [sys.executable, "-m", "lab", *sys.argv[1:]]
-            os.execvp(enter[0], [*enter, *users, *again])
+    enter = ["unshare", "--user", "--map-root-user", "--map-auto"]
+    enter += ["--net", "--mount"]
+    trial = subprocess.run([*enter, "true"], capture_output=True)
+    if trial.returncode == 0:
+        again = [sys.executable, "-m", "lab", *sys.argv[1:]]
+        os.execvp(enter[0], [*enter, *again])
 
 
 def _up(lab: Lab) -> None:
@@ -121,7 +119,10 @@ def main() -> int:
         return _cannot(why)
     if os.geteuid() != 0:
         _in_user_namespace()
-        return _cannot("needs root, or user namespaces for this user")
+        return _cannot(
+            "needs root, or user namespaces, newuidmap (package uidmap) and "
+            "subordinate ids for this user in /etc/subuid and /etc/subgid"
+        )
     return up() if verb == "up" else demo.main()
 
 

@@ -59,7 +59,8 @@ class Settings:
     cipher: the data-ciphers list. auth: the HMAC of tls-auth and CBC.
     tunnel: its networks are 10.8.TUNNEL.0/24 and fd00:8:TUNNEL::/64.
     users: name -> password; then the client gives them. certificates: the
-    client gives one. force_cookie: of tls-crypt-v2. reneg: --reneg-sec, 0 for never. push: pushed lines.
+    client gives one. force_cookie: of tls-crypt-v2. reneg: --reneg-sec, 0 for
+    never. push: pushed lines.
     extra: lines of its configuration. client_extra: lines of its profile.
     """
 

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,46 @@ def test_a_machine_that_lacks_something_is_told_in_one_line():
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert "openvpn" in done.stderr
+
+
+# A user with subordinate ids, on a machine whose /dev/net/tun is for everybody
+# (as udev makes it), in a clone that the user can read.
+WITHOUT_ROOT = """
+set -e
+mount -t tmpfs -o mode=0755 own "$1"
+cd "$1"
+mkdir up work clone
+mknod -m 666 tun c 10 200
+mount --bind tun /dev/net/tun
+mount -t overlay -o lowerdir=/etc,upperdir=up,workdir=work etc /etc
+for name in $3; do echo $name:100000:65536 >>/etc/subuid; done
+cp /etc/subuid /etc/subgid
+mount --bind "$2" clone
+cd clone
+exec setpriv --reuid nobody --regid nogroup --clear-groups \
+    env HOME=/tmp .venv/bin/python -m lab demo
+"""
+
+
+def demo_without_root(subordinate):
+    unshare = ["unshare", "--mount", "--propagation", "private"]
+    # pytest's own temporary directory is closed to other users.
+    with tempfile.TemporaryDirectory() as own:
+        Path(own).chmod(0o755)
+        words = ["sh", own, str(ROOT), subordinate]
+        return run(*unshare, "sh", "-c", WITHOUT_ROOT, *words)
+
+
+@pytest.mark.slow
+def test_demo_without_root():
+    done = demo_without_root("nobody nogroup")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count(" pass ") == 7
+
+
+def test_a_user_without_subordinate_ids_is_told_in_one_line():
+    done = demo_without_root("")
+    assert done.returncode == 77
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert "/etc/subuid" in done.stderr
