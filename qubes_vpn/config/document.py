@@ -342,7 +342,7 @@ class Document:
             self._read_file(name)
         except (OSError, ValueError):
             return ""
-        return f"; {name} lies beside the profile: name that"
+        return f"; {name} lies beside the profile, where import looks"
 
     def read_raw(self, path: str) -> bytes:
         """Read a file; `cd` holds, and so does the limit of its size.
