@@ -143,11 +143,9 @@ def _list(args: argparse.Namespace, world: World, store: Store) -> int:
     found: list[tuple[str, ClientProfile | None, str]] = []
     for name in store.names():
         try:
-            profile = store.load(name)
+            found.append((name, store.load(name), ""))
         except ConfigError as error:
             found.append((name, None, str(error.problems[0])))
-        else:
-            found.append((name, profile, ""))
     if args.json:
         rows = [
             {
