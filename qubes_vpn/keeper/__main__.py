@@ -32,8 +32,6 @@ from qubes_vpn.system.tun import TunSource
 
 # Devices that can be made where only root may open /dev/net/tun.
 TUN_RESERVE: Final = 64
-USER: Final = "qubes-vpn-keeper"
-GROUP: Final = "qubes-vpn"
 ENGINE_USER: Final = "qubes-vpn-engine"
 _PEERCRED: Final = struct.Struct("=iII")
 
@@ -109,10 +107,13 @@ def _identity(options: argparse.Namespace) -> tuple[int | None, int | None]:
     if os.geteuid() != 0 or (uid is not None and gid is not None):
         return uid, gid
     try:
-        found = (pwd.getpwnam(USER).pw_uid, grp.getgrnam(GROUP).gr_gid)
+        found = (
+            pwd.getpwnam(firewall.USER).pw_uid,
+            grp.getgrnam(firewall.GROUP).gr_gid,
+        )
     except KeyError:
         found = (firewall.KEEPER_GID, firewall.KEEPER_GID)
-        _say(f"no user {USER}: running as number {found[0]}")
+        _say(f"no user {firewall.USER}: running as number {found[0]}")
     return (
         found[0] if uid is None else uid,
         found[1] if gid is None else gid,

@@ -29,6 +29,9 @@ from qubes_vpn.policy.phase import (
 
 TABLE: Final = "inet qubes_vpn"
 MARK: Final = 0x71767000
+USER: Final = "qubes-vpn-keeper"
+GROUP: Final = "qubes-vpn"
+# Where those names are missing.
 KEEPER_GID: Final = 7078
 ENGINE_UID: Final = 7079
 UPLINK: Final = "eth0"

@@ -49,6 +49,18 @@ class Nft:
         found: list[Json] = json.loads(output)["nftables"]
         return [item for item in found if "metainfo" not in item]
 
+    def flags(self, table: str) -> str:
+        """Give a table's flags, such as "dormant"; "" for none.
+
+        From the text: libnftables 1.0.6 writes something else in JSON.
+        """
+        self._nft.set_json_output(False)
+        _, output, _ = self._nft.cmd(f"list table {table}")
+        for line in output.splitlines():
+            if line.startswith("\tflags "):
+                return str(line).removeprefix("\tflags ").strip()
+        return ""
+
     def commented(self, table: str, chain: str, comment: str) -> list[int]:
         """Give the handles of rules with this comment; none: no table."""
         return [
