@@ -1,0 +1,126 @@
+"""The service in a qube, as units, with QubesDB: what dom0 says is done.
+
+Each scene runs under a capture of the uplink: nothing may leave in clear.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from qube import Qube
+
+from lab.traffic import fetch
+
+
+@pytest.fixture
+def scene(lab, start_server, tmp_path):
+    """A qube under capture, and a server that it may reach."""
+    server = start_server()
+    qube = Qube(lab, tmp_path)
+    qube.lock()
+    with lab.capture(server.settings.endpoint) as capture:
+        yield qube, server
+        qube.stop()
+        report = capture.report()
+    assert not report.leaks, str(report)
+
+
+def test_a_qube_without_a_profile_stays_closed_and_says_so(scene):
+    qube, _ = scene
+    qube.start()
+    status = qube.wait_reason("QV-330")
+    assert status["phase"] == "blocked"
+    assert "qvm-vpn import" in status["reason"]["text"]
+
+
+def test_from_import_to_traffic_and_what_dom0_changes(scene):
+    qube, server = scene
+    qube.start()
+    qube.wait_reason("QV-330")
+    qube.store("home", server.client_profile())
+    qube.database.write("/vm-config/vpn-profile", "home")
+    qube.wait_connected("home")
+    assert fetch(qube.lab.app(1)).status == 200
+
+    # another profile: closed in between, then connected by it
+    qube.store("work", server.client_profile())
+    qube.database.write("/vm-config/vpn-profile", "work,home")
+    qube.wait_connected("work")
+    assert fetch(qube.lab.app(1)).status == 200
+
+    # one that is not here
+    qube.database.write("/vm-config/vpn-profile", "gone")
+    status = qube.wait_reason("QV-331")
+    assert "gone" in status["reason"]["text"]
+    qube.wait(lambda s: s["phase"] == "blocked", "closing")
+
+    # the service turned off, and on again
+    qube.database.write("/vm-config/vpn-profile", "home")
+    qube.wait_connected("home")
+    qube.database.write("/qubes-service/qubes-vpn", "0")
+    qube.wait_reason("QV-333")
+    qube.wait(lambda s: s["phase"] == "blocked", "closing")
+    qube.database.write("/qubes-service/qubes-vpn", "1")
+    qube.wait_connected("home")
+
+
+def test_the_tunnels_resolver_is_in_force_and_kept(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.database.write("/vm-config/vpn-dns", "10.99.0.53")
+    qube.start()
+    qube.wait_connected("home")
+
+    def resolv_conf():
+        return qube.lab.vpn.run(["cat", "/etc/resolv.conf"]).stdout
+
+    qube.wait(lambda _: "nameserver 10.99.0.53" in resolv_conf(), "resolv.conf")
+    # setup-ip writes it when the uplink comes back
+    qube.lab.vpn.run(
+        ["sh", "-c", "echo nameserver 10.139.1.1 >/etc/resolv.conf"]
+    )
+    qube.wait(lambda _: "10.99.0.53" in resolv_conf(), "resolv.conf again")
+
+
+def test_an_agent_that_is_killed_comes_back_to_a_running_keeper(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.start()
+    qube.wait_connected("home")
+    qube.agent.kill()
+    qube.agent.wait()
+    qube.start_agent()
+    qube.wait_connected("home")
+    assert fetch(qube.lab.app(1)).status == 200
+
+
+def test_the_endpoints_for_dom0(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.start()
+    qube.wait_connected("home")
+    endpoint = server.settings.endpoint
+    output = qube.command("rpc", "Endpoints", "--", "known").stdout
+    assert (
+        output == f"{endpoint.address} {endpoint.transport} {endpoint.port}\n"
+    )
+    assert qube.command("rpc", "Status", "--", "word").stdout == "connected\n"
+
+
+def test_another_vpn_program_in_the_qube_is_named(scene, tmp_path):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    other = tmp_path / "mullvad-daemon"
+    other.write_bytes(Path("/bin/sleep").read_bytes())
+    other.chmod(0o755)
+    child = qube.lab.vpn.popen([str(other), "1000"])
+    try:
+        qube.start()
+        status = qube.wait_reason("QV-332")
+        assert "Mullvad VPN" in status["reason"]["text"]
+    finally:
+        child.kill()
+        child.wait()
+    qube.wait_connected("home")
