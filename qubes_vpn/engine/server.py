@@ -214,12 +214,13 @@ class ServerEngine:
     # --- coming in
 
     def _greet(self, untrusted: bytes, source: Source, now: Now) -> int | None:
+        if self._stopping:
+            # who is answered would wait for us for its whole hand-window
+            raise UntrustedInputError("stopping")
         verdict = self._greeter.judge(untrusted, source, now)
         if isinstance(verdict, Answer):
             self._effects.append(SendTo(source, verdict.datagram))
             return None
-        if self._stopping:
-            raise UntrustedInputError("stopping")
         if self._half_open_at[source.address] >= HALF_OPEN_PER_ADDRESS:
             raise UntrustedInputError("too-many-half-open")
         if len(self._sessions) >= 2 * self.profile.max_clients:

@@ -65,6 +65,7 @@ from qubes_vpn.wire.messages import (
     Exit,
     PushRequest,
     encode_message,
+    encode_push,
     parse_messages,
 )
 
@@ -165,6 +166,7 @@ class ServerSession:
         self._static_key = welcome.static_key
         self._entropy = entropy
         self._number = 0
+        self._shown_token = ""
         self._heard = now.mono
         self._key_since = now.mono
         self._swap_waits = False
@@ -238,6 +240,8 @@ class ServerSession:
                     self._admit(self.state, decision, lease, now)
                 case Deciding() | Connected() if not decision.allowed:
                     self._refuse(decision, now)
+                case Connected():
+                    self._renew_token(self.state, now)
                 case _:
                     pass
         except SessionError as error:
@@ -354,6 +358,7 @@ class ServerSession:
                 self._refuse(Decision(allowed=False, reason=expired), now)
                 return
             trusted = not self._mint.external
+            self._shown_token = password
         self.effects.append(
             Authenticate(
                 self._number,
@@ -450,10 +455,23 @@ class ServerSession:
             flags.append("dyn-tls-crypt")
         if flags:
             options.append(f"protocol-flags {' '.join(flags)}")
-        if self._mint is not None and state.identity.username:
-            token = self._mint.make(state.identity.username, now)
+        token = self._token(state.identity, now)
+        if token:
             options.append(f"auth-token {token}")
         return tuple(options)
+
+    def _token(self, identity: Identity, now: Now) -> str:
+        """Make a token that follows the one that the client showed."""
+        if self._mint is None or not identity.username:
+            return ""
+        return self._mint.make(identity.username, now, self._shown_token)
+
+    def _renew_token(self, state: Connected, now: Now) -> None:
+        """Give a new one at each renegotiation: they do not live long."""
+        token = self._token(state.identity, now)
+        if token:
+            message = encode_push("PUSH_REPLY", (f"auth-token {token}",))
+            self._channel.say(message, now)
 
     def _push(self, state: Connected, now: Now) -> None:
         for message in state.push:

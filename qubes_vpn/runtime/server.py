@@ -54,7 +54,7 @@ from qubes_vpn.system.rtnl import Rtnl
 
 _LOG: Final = logging.getLogger(__name__)
 # How long goodbyes may take when the server stops, in seconds.
-STOP_S: Final = 5.0
+STOP_S: Final = 1.5
 CHORES_S: Final = 5.0
 _MAIN_TABLE: Final = 254
 _DEVICES_MAX: Final = 256
