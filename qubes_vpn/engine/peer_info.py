@@ -33,7 +33,7 @@ class PlaneFeatures:
     ciphers: all that it has, None for everything.
     """
 
-    epoch: bool = True
+    epoch: bool = False
     framing: bool = True
     ciphers: frozenset[str] | None = None
 

@@ -244,7 +244,9 @@ class Pair:
             case srv.Authenticate():
                 self.asked.append(effect)
                 decision = self.decide(effect)
-                self.server.decide(client, effect.number, decision, self.now)
+                if decision is not None:
+                    number = effect.number
+                    self.server.decide(client, number, decision, self.now)
             case srv.Removed(reason):
                 self.removed.append(reason)
                 self.server_channels.pop(client, None)
