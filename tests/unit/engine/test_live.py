@@ -198,3 +198,57 @@ def test_a_refused_cipher_is_a_reason(start_server, connect):
     live = connect(server, cipher="AES-256-GCM")
     assert live.of(effects.Ended)[0].reason in {"cipher-refused", "auth-failed"}
     assert not live.of(effects.OpenForwarding)
+
+
+@pytest.mark.parametrize("size", [1250, 500])
+def test_the_wrapped_key_comes_again_for_a_cookie(start_server, connect, size):
+    live = connect(
+        start_server(
+            wrap=Wrap.TLS_CRYPT_V2,
+            force_cookie=True,
+            client_extra=(f"max-packet-size {size}",),
+        )
+    )
+    assert live.ping_through(GATEWAY)[20] == 0
+    opcodes = [one.datagram[0] >> 3 for one in live.of(effects.Send)]
+    assert opcodes[0] == 10
+    assert 11 in opcodes
+
+
+def test_settings_that_need_many_messages(start_server, connect):
+    routes = tuple(f"route 172.16.{i}.0 255.255.255.0" for i in range(120))
+    live = connect(start_server(push=("ping 2", *routes)))
+    settings = live.of(effects.ApplySettings)[0].settings
+    assert len([r for r in settings.routes if "172.16" in str(r)]) == 120
+
+
+def test_a_server_without_negotiation_of_ciphers(start_server, connect):
+    extra = ("cipher AES-256-CBC", "data-ciphers-fallback AES-256-CBC")
+    server = start_server(
+        extra=extra,
+        cipher="AES-256-CBC",
+        client_extra=extra,
+    )
+    live = connect(server)
+    assert live.engine.status.cipher == "AES-256-CBC"
+    assert live.ping_through(GATEWAY)[20] == 0
+
+
+@pytest.mark.slow
+def test_a_token_is_used_for_later_keys(start_server, namespace):
+    server = start_server(
+        users=(("alice", "wonder land"),),
+        extra=("auth-gen-token 600 120",),
+        reneg=2,
+    )
+    live = Live(
+        namespace,
+        profile_of(server, reneg=0),
+        credentials=Credentials("alice", "wonder land"),
+    )
+    live.run_until(lambda one: one.engine.status.key_id == 2)
+    user, token = live.engine.token
+    assert user == "alice"
+    assert token.startswith("SESS_ID_AT_")
+    assert live.ping_through(GATEWAY)[20] == 0
+    live.close()
