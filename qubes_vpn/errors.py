@@ -218,6 +218,11 @@ REASONS: Final = {
             "Ask the operator for tls-crypt.",
         ),
         Reason(
+            "QV-127",
+            "The server is said to be this qube itself.",
+            "Ask the provider for a profile without stunnel or obfuscation.",
+        ),
+        Reason(
             "QV-150",
             "The server pushed an option that a pull-filter rejects.",
             "Change the pull-filter, or use another server.",

@@ -17,6 +17,7 @@ from qubes_vpn.config.directives import (
     Support,
     nearest,
 )
+from qubes_vpn.config.foreign import OBFUSCATION
 from qubes_vpn.config.lexer import PROBLEMS_MAX, Lexer, Statement, decode_text
 from qubes_vpn.errors import Problem
 
@@ -122,6 +123,10 @@ class Document:
 
     def _report_unknown(self, statement: Statement) -> None:
         name = statement.name
+        if name in OBFUSCATION:
+            message = f'"{name}" {OBFUSCATION[name]}'
+            self.report(statement, message, code="QV-111")
+            return
         shown = name if len(name) <= 40 else name[:40] + "..."
         if not shown.isprintable():
             shown = ascii(shown)
@@ -323,14 +328,17 @@ class Document:
             return Material(content, item.statement)
         return self.read(item.statement, item.values[0])
 
-    def read(self, statement: Statement, path: str) -> Material | None:
+    def read(
+        self, statement: Statement, path: str, word: int = 1
+    ) -> Material | None:
         """Read a file that a statement names; a failure is a problem."""
         try:
             return Material(self.read_raw(path), statement, path)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             message = f"{statement.name}: cannot read {path}: {reason}"
-            self.report(statement, message + self._hint(path), 1, "QV-106")
+            message += self._hint(path)
+            self.report(statement, message, word, "QV-106")
             return None
 
     def _hint(self, path: str) -> str:

@@ -128,7 +128,7 @@ def _proxy(doc: Document, proto: str, at: Item) -> Proxy | None:
     name = password = None
     found = (doc.outer or doc).material("socks-proxy-user-pass")
     if path := socks.value(2):
-        found = doc.read(socks.statement, path)
+        found = doc.read(socks.statement, path, 3)
     if found:
         name, password = name_and_password(doc, found)
     return Proxy(
@@ -158,7 +158,7 @@ def _http_proxy(
         auth = item.value(3, "basic")
         found = None
         if source != INLINE:
-            found = doc.read(item.statement, source)
+            found = doc.read(item.statement, source, 3)
         if found:
             name, password = name_and_password(doc, found)
     outer = doc.outer or doc

@@ -19,6 +19,7 @@ DAY: Final = 86_400
 SOON_DAYS: Final = 30
 RSA_MIN: Final = 2048
 WEAK_DIGESTS: Final = frozenset({"md5", "sha1"})
+LOOPBACK: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 WEAK_TLS: Final = frozenset({"1.0", "1.1"})
 LISTED_MAX: Final = 16  # entries of a list that are shown
 
@@ -267,6 +268,7 @@ def warnings(profile: ClientProfile, now: float) -> tuple[Caution, ...]:
         *_expiry(profile.identity, profile.server_check, now),
         *_weak_identity(profile),
         *_weak_crypto(profile),
+        *_local_program(profile),
     )
     partly = carries_everything(profile) is False
     if partly:
@@ -311,6 +313,14 @@ def _weak_identity(profile: ClientProfile) -> Iterator[Caution]:
             yield Caution(
                 "QV-123", f"{one.subject} is signed with {one.digest}"
             )
+
+
+def _local_program(profile: ClientProfile) -> Iterator[Caution]:
+    """Warn of servers that are a program in this qube, such as stunnel."""
+    local = [r.host for r in profile.remotes if r.host in LOOPBACK]
+    if local:
+        text = f"{local[0]} is this qube itself: it needs another program"
+        yield Caution("QV-127", f"{text}, such as stunnel, to run here")
 
 
 def _weak_crypto(profile: ClientProfile) -> Iterator[Caution]:

@@ -34,10 +34,33 @@ _FOREIGN: Final = (
         "is JSON, not a profile; export a profile (.ovpn) instead",
     ),
     (
+        r"(?m)^[ \t]*connect[ \t]*=[ \t]*[\w.:-]+[ \t\r]*$",
+        "is a stunnel configuration; ask the provider for a profile that"
+        " needs no obfuscation",
+    ),
+    (
         r"\A\s*-----BEGIN ",
         "is a certificate or a key, not a profile; import the .ovpn file"
         " beside it",
     ),
+)
+_OBFUSCATED: Final = (
+    "belongs to an OpenVPN patched for obfuscation; ask the provider for a"
+    " profile without it"
+)
+# Directives of patched programs.
+OBFUSCATION: Final = dict.fromkeys(
+    (
+        "scramble",
+        "obfs",
+        "obfs4",
+        "obfsproxy",
+        "obfuscate",
+        "stunnel",
+        "xormask",
+        "xorptrpos",
+    ),
+    _OBFUSCATED,
 )
 _PATTERNS: Final = tuple((re.compile(p), s) for p, s in _FOREIGN)
 

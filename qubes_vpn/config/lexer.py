@@ -7,6 +7,7 @@ a word could begin. A line that is only `<name>` begins an inline block, up to
 a line that begins with `</name>`. Departures are listed in docs/protocol.md.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -22,6 +23,7 @@ PROBLEMS_MAX: Final = 100
 SPACE: Final = frozenset(" \t\v\f\r\n")
 BOM: Final = "\ufeff"
 _COMMENT: Final = frozenset("#;")
+_WORD: Final = re.compile(r"[^ \t\v\f\r\n]+")
 # What makes a line more than words split at white space.
 _SPECIAL: Final = frozenset("\"'\\#;")
 
@@ -85,7 +87,7 @@ def split_line(line: str) -> list[tuple[str, int]]:
     anything but a backslash, a double quotation mark or white space.
     """
     if _SPECIAL.isdisjoint(line):
-        return _split_plain(line)
+        return [(found[0], found.start()) for found in _WORD.finditer(line)]
     words: list[tuple[str, int]] = []
     at = 0
     while True:
@@ -99,17 +101,6 @@ def split_line(line: str) -> list[tuple[str, int]]:
         word, end = _read_word(line, at)
         words.append((word, at))
         at = end
-
-
-def _split_plain(line: str) -> list[tuple[str, int]]:
-    """Split a line in which no character is special."""
-    words: list[tuple[str, int]] = []
-    at = 0
-    for word in line.split():
-        at = line.index(word, at)
-        words.append((word, at))
-        at += len(word)
-    return words
 
 
 def _read_word(line: str, start: int) -> tuple[str, int]:
@@ -179,6 +170,8 @@ class Lexer:
             if len(words) == 1 and name[0] == "<" and name[-1] == ">":
                 name = name[1:-1]
                 end = self._end_of_block(name, index)
+                if end is None:
+                    return
                 block = "\n".join([*self._lines[index:end], ""])
                 index = end + 1
             yield Statement(
@@ -217,15 +210,15 @@ class Lexer:
             return []
         return words
 
-    def _end_of_block(self, name: str, start: int) -> int:
-        """Find the line that ends a block; the last line when none does."""
+    def _end_of_block(self, name: str, start: int) -> int | None:
+        """Find the line that ends a block; report it when none does."""
         close = f"</{name}>"
         for index in range(start, len(self._lines)):
             # A first character of SPACE is what C's isspace skips.
             if self._lines[index].lstrip(" \t\v\f\r").startswith(close):
                 return index
         self._report(start - 1, 0, f"no {close} ends this block")
-        return len(self._lines)
+        return None
 
 
 def _undashed(name: str) -> str:
