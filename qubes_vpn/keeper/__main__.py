@@ -24,6 +24,7 @@ from qubes_vpn.keeper.device import Device
 from qubes_vpn.keeper.guardian import Guardian
 from qubes_vpn.keeper.layers import Layers
 from qubes_vpn.keeper.server import Keeper
+from qubes_vpn.keeper.unlocked import UnlockedLayers
 from qubes_vpn.policy import firewall
 from qubes_vpn.policy.routes import DEVICES
 from qubes_vpn.system.notify import notify
@@ -59,6 +60,9 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     where.add_argument("--listen", type=Path, help="a socket to make")
     parser.add_argument("--uplink", default=firewall.UPLINK)
     parser.add_argument("--device", default=DEVICES[0])
+    parser.add_argument(
+        "--unlocked", action="store_true", help="no lock: close nothing"
+    )
     parser.add_argument("--uid", type=int, help="drop to this user")
     parser.add_argument("--gid", type=int, help="the group of our sockets")
     parser.add_argument("--engine-uid", type=int, default=_engine_uid())
@@ -70,11 +74,13 @@ def _run(options: argparse.Namespace) -> int:
     source = TunSource(TUN_RESERVE if _will_need_reserve(uid) else 0)
     listener = _listen(options.listen) if options.listen else None
     drop_privileges(uid, gid, keep=(CAP_NET_ADMIN,))
-    layers = Layers(options.uplink, os.getegid())
+    kind = UnlockedLayers if options.unlocked else Layers
+    layers = kind(options.uplink, os.getegid())
     layers.require_lock()
     device = Device(firewall.device_name(options.device), layers.rtnl, source)
     keeper = Keeper(layers, device, outlive_agent=listener is not None)
-    Guardian(keeper).attach()
+    if not options.unlocked:
+        Guardian(keeper).attach()
     keeper.start()
     _stop_on_signal(keeper)
     if listener is None:

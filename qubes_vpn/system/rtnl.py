@@ -10,10 +10,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import (
+    IPv4Address,
     IPv4Interface,
     IPv4Network,
+    IPv6Address,
     IPv6Interface,
     IPv6Network,
+    ip_address,
     ip_interface,
     ip_network,
 )
@@ -37,6 +40,7 @@ from qubes_vpn.system.netlink import (
     u32,
 )
 
+Address: TypeAlias = IPv4Address | IPv6Address
 Interface: TypeAlias = IPv4Interface | IPv6Interface
 Network: TypeAlias = IPv4Network | IPv6Network
 
@@ -61,6 +65,7 @@ _RTN_UNICAST, _RTN_UNREACHABLE = 1, 7
 # What `ip` says of itself: the same as the routes of the boot script.
 _RTPROT_BOOT: Final = 3
 _RT_SCOPE_LINK: Final = 253
+_RTNH_F_ONLINK: Final = 4
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY = 1, 2, 3, 6
 _FRA_FWMARK: Final = 10
 _FRA_SUPPRESS_IFGROUP, _FRA_TABLE, _FRA_OIFNAME = 13, 15, 17
@@ -225,12 +230,29 @@ class Rtnl:
         return found
 
     def replace_route(
-        self, table: int, destination: Network, index: int, metric: int
+        self,
+        table: int,
+        destination: Network,
+        index: int,
+        metric: int,
+        gateway: Address | None = None,
     ) -> None:
         """Set a route into device `index`, or (0) an unreachable one."""
-        request = _route(table, destination, index, metric)
+        request = _route(table, destination, index, metric, gateway)
         flags = NLM_F_CREATE | NLM_F_REPLACE
         self._sock.request(f"route {destination}", _NEWROUTE, request, flags)
+
+    def lookup(self, address: Address) -> tuple[int, Address | None]:
+        """Give the device and the gateway that a packet of ours takes."""
+        bits = address.max_prefixlen
+        request = _ROUTE.pack(
+            _family(address.version), bits, 0, 0, 0, 0, 0, 0, 0
+        ) + attributes([(_RTA_DST, address.packed)])
+        body = self._sock.get(f"route to {address}", _GETROUTE, request)[0][1]
+        items = parse(body[_ROUTE.size :])
+        raw = items.get(_RTA_GATEWAY)
+        index = read_u32(items.get(_RTA_OIF, u32(0)))
+        return index, ip_address(raw) if raw else None
 
     def delete_route(self, body: bytes) -> None:
         """Take a route away that `routes` gave."""
@@ -325,8 +347,15 @@ def _address(index: int, address: Interface) -> bytes:
     )
 
 
-def _route(table: int, destination: Network, index: int, metric: int) -> bytes:
+def _route(
+    table: int,
+    destination: Network,
+    index: int,
+    metric: int,
+    gateway: Address | None,
+) -> bytes:
     kind = _RTN_UNICAST if index else _RTN_UNREACHABLE
+    on_link = index and not gateway and destination.version == 4
     request = _ROUTE.pack(
         _family(destination.version),
         destination.prefixlen,
@@ -334,15 +363,17 @@ def _route(table: int, destination: Network, index: int, metric: int) -> bytes:
         0,
         0,
         _RTPROT_BOOT,
-        _RT_SCOPE_LINK if index and destination.version == 4 else 0,
+        _RT_SCOPE_LINK if on_link else 0,
         kind,
-        0,
+        _RTNH_F_ONLINK if gateway else 0,
     )
     items = [(_RTA_TABLE, u32(table)), (_RTA_PRIORITY, u32(metric))]
     if destination.prefixlen:
         items.append((_RTA_DST, destination.network_address.packed))
     if index:
         items.append((_RTA_OIF, u32(index)))
+    if gateway:
+        items.append((_RTA_GATEWAY, gateway.packed))
     return request + attributes(items)
 
 
