@@ -124,7 +124,9 @@ def _inline(tag: str, text: str) -> str:
 
 
 class _Program:
-    """A running openvpn and its log."""
+    """A running openvpn and its log. program: the words that start it."""
+
+    program: Sequence[str] = (OPENVPN,)
 
     def __init__(self, namespace: Namespace, name: str, scratch: Path) -> None:
         self.namespace = namespace
@@ -170,7 +172,10 @@ class _Program:
         path.write_text(self.config())
         with self.log_path.open("ab") as log:
             self._process = self.namespace.popen(
-                [OPENVPN, "--config", str(path), "--suppress-timestamps"],
+                [
+                    *self.program,
+                    *("--config", str(path), "--suppress-timestamps"),
+                ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
