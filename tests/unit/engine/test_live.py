@@ -7,11 +7,11 @@ from ipaddress import ip_address
 import pytest
 
 from lab.namespace import Namespace
-from lab.openvpn import Server, Settings, Wrap
+from lab.openvpn import Server, Settings, Wrap, _Program
 from qubes_vpn.config.profile import Credentials
 from qubes_vpn.engine import effects
 from qubes_vpn.engine.states import Closed, Established
-from tests.unit.engine.live import Live, profile_of
+from tests.unit.engine.live import Live, icmp_echo, profile_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
@@ -252,3 +252,44 @@ def test_a_token_is_used_for_later_keys(start_server, namespace):
     assert token.startswith("SESS_ID_AT_")
     assert live.ping_through(GATEWAY)[20] == 0
     live.close()
+
+
+class PointToPoint(Server):
+    """openvpn as a TLS server for one peer, which pulls nothing."""
+
+    def config(self):
+        kept = ("dev ", "dev-type", "proto", "local", "port", "data-ciphers")
+        lines = super().config().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("<"))
+        head = [line for line in lines[:at] if line.startswith(kept)]
+        more = [
+            *("tls-server", "dh none", "ifconfig 10.8.0.1 10.8.0.2"),
+            *("ping 2", "reneg-sec 0", "disable-dco", "verb 4"),
+        ]
+        return "\n".join((*head, *more, *lines[at:])) + "\n"
+
+    def start(self):
+        _Program.start(self)
+        self.wait_for("UDPv4 link local")
+
+    def client_profile(self, **changed):
+        text = super().client_profile(**changed)
+        return text.replace(
+            "client\n", "tls-client\nifconfig 10.8.0.2 10.8.0.1\n", 1
+        )
+
+
+def test_two_points_agree_without_a_push(namespace, tmp_path, connect):
+    settings = Settings(address=LOOPBACK, wrap=Wrap.PLAIN)
+    with PointToPoint(namespace, tmp_path, settings) as server:
+        live = connect(server)
+        server.wait_for("P2P mode NCP negotiation result: .*cipher=AES-256-GCM")
+        settings = live.of(effects.ApplySettings)[0].settings
+        assert (settings.tls_ekm, settings.cipher) == (True, "AES-256-GCM")
+        for number in range(50):
+            live.send_data(icmp_echo(settings.ifconfig4.ip, GATEWAY, number))
+            # the peer may still be setting up its device
+            live.run_until(_after(0.1))
+            if any(packet[12:16] == GATEWAY.packed for packet in live.received):
+                return
+        pytest.fail("no answer")
