@@ -16,7 +16,7 @@ from typing import Final, assert_never
 from qubes_vpn.config.model import ClientProfile, Credentials, Remote
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
-from qubes_vpn.crypto.verify import common_name
+from qubes_vpn.crypto.verify import subject_text
 from qubes_vpn.engine import dialog, settle
 from qubes_vpn.engine.conversation import Conversation
 from qubes_vpn.engine.dial import Dial
@@ -84,7 +84,11 @@ ASK_TIMEOUT: Final = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A snapshot for people. since: mono seconds, 0.0 before connected."""
+    """A snapshot for people.
+
+    server_name: the subject of the server's certificate. since: mono
+    seconds, 0.0 before connected.
+    """
 
     state: str
     server_name: str = ""
@@ -371,8 +375,7 @@ class ClientEngine:
     def _note_tls(self) -> None:
         tls = self._need_channel().key.tls
         chain = tls.peer_chain()
-        field = self._profile.server_check.username_field
-        name = common_name(chain[0], field) if chain else ""
+        name = subject_text(chain[0]) if chain else ""
         self._status = replace(
             self._status,
             server_name=dialog.printable(name),

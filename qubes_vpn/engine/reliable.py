@@ -115,12 +115,6 @@ class Reliable:
             default=math.inf,
         )
 
-    def hurry(self, now: float) -> None:
-        """Make everything in flight due: the peer has come to life."""
-        for entry in self._in_flight.values():
-            entry.next_try = now
-            entry.timeout = self._timeout
-
     def acknowledge(self, untrusted_ids: Iterable[int]) -> None:
         """Take the peer's acks; ids that are not in flight mean nothing."""
         for packet_id in untrusted_ids:

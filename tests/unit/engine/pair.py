@@ -58,6 +58,12 @@ def pki():
     return (ca, *made)
 
 
+@functools.cache
+def stranger():
+    then = datetime.fromtimestamp(EPOCH - 86400, UTC)
+    return make_authority("stranger", Algorithm.P256, then, 3650)
+
+
 def profiles(wrap="tls-crypt", **both):
     """Profiles that fit each other; keywords are fields of both."""
     ca, server, client = pki()

@@ -4,11 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from qubes_vpn.config.model import Credentials, Remote
 from qubes_vpn.crypto.control_wrap import PlainWrap, TlsCryptWrap
 from qubes_vpn.engine import effects as do
 from qubes_vpn.engine.client import ClientEngine
+from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.peer_info import PlaneFeatures
 from qubes_vpn.engine.push_options import IvProto
 from qubes_vpn.engine.states import (
@@ -23,7 +25,15 @@ from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import ConfigError
 from qubes_vpn.wire.control import ControlPacket
 from qubes_vpn.wire.opcode import Opcode
-from tests.unit.engine.pair import KEY, Pair, connected, pair, profiles
+from tests.unit.engine.pair import (
+    KEY,
+    Faults,
+    Pair,
+    connected,
+    pair,
+    profiles,
+    stranger,
+)
 
 LOGIN = Credentials("alice", "wonder land")
 
@@ -533,6 +543,106 @@ def test_stop_says_goodbye_and_the_server_hears_it():
     ended(world)
     world.until(lambda one: one.removed, limit=5)
     assert "exit" in world.removed[0]
+
+
+def test_an_answer_without_tls():
+    ours, theirs = profiles()
+    world = Pair(ours, theirs)
+    world.until(lambda one: isinstance(one.client.state, Negotiating))
+    world.wire.cut = True
+    world.until(lambda one: one.restarts, limit=100)
+    assert world.of(do.Ended)[0].reason == "handshake-timeout"
+
+
+def test_one_packet_lost_for_most_of_the_window():
+    """Only TLS packet 2 of the client is lost, for 50 of 60 seconds."""
+    ours, theirs = profiles("plain")
+    world = Pair(ours, theirs)
+    send = world.wire.send
+
+    def lossy(now, datagram, *, to_server):
+        control = datagram[0] >> 3 == 4
+        lost = control and to_server and now < 50 and len(datagram) > 900
+        if not lost:
+            send(now, datagram, to_server=to_server)
+
+    world.wire.send = lossy
+    world.until(connected, limit=58)
+    assert world.restarts == 0
+    assert world.time > 50
+
+
+@pytest.mark.parametrize("wrap", ["plain", "tls-auth", "tls-crypt"])
+def test_the_smallest_control_packets(wrap):
+    ours, theirs = profiles(wrap, max_packet_size=154)
+    world = Pair(ours, theirs, faults=Faults(delay=0.2))
+    world.until(connected, limit=60)
+    control = [d for _, _, d in world.wire.seen if d[0] >> 3 not in (6, 9)]
+    assert max(map(len, control)) <= 154 - 28
+
+
+def test_a_server_of_another_authority():
+    ours, theirs = profiles()
+    other = replace(ours.server_check, ca=stranger().certificate)
+    world = Pair(replace(ours, server_check=other), theirs)
+    world.until(lambda one: one.restarts, limit=5)
+    first = world.of(do.Ended)[0]
+    assert first.code in {"QV-143", "QV-149"}
+    assert first.retry
+    assert not world.of(do.InstallKeys)
+    # the server is told why, by an alert
+    world.until(lambda one: one.removed, limit=5)
+    assert world.removed[0].startswith("tls-alert")
+
+
+def test_an_encrypted_key_waits_for_its_passphrase():
+    ours, theirs = profiles()
+    key = serialization.load_pem_private_key(ours.identity.key, None)
+    sealed = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"open sesame"),
+    )
+    ours = replace(ours, identity=replace(ours.identity, key=sealed))
+    world = Pair(ours, theirs)
+    assert world.of(do.AskUser)[0].kind == "passphrase"
+    world.client.answer("passphrase", "", "open sesame", world.now)
+    world.drain()
+    world.until(connected, limit=5)
+    wrong = Pair(ours, theirs)
+    wrong.client.answer("passphrase", "", "guess", wrong.now)
+    wrong.drain()
+    assert ended(wrong).reason == "wrong-passphrase"
+
+
+def test_static_keys_need_no_server():
+    ours, _ = profiles("plain")
+    ours = replace(
+        ours,
+        secret=(KEY, None),
+        pull=False,
+        cipher="AES-256-CBC",
+        ifconfig=("10.0.0.2", "10.0.0.1"),
+        ping=10,
+        ping_restart=60,
+    )
+    engine = ClientEngine(
+        ours, ours.remotes[0], entropy=bytes, traffic=Traffic()
+    )
+    engine.start(Now(0.0, 0.0))
+    found = list(iter(engine.poll, None))
+    assert [type(one) for one in found] == [
+        do.InstallKeys,
+        do.ApplySettings,
+        do.OpenForwarding,
+        do.Progress,
+    ]
+    assert found[0].keys.static
+    assert found[0].keys.encrypt == found[0].keys.decrypt
+    engine.expire(Now(10.0, 0.0))
+    assert isinstance(engine.poll(), do.SendData)
+    engine.expire(Now(60.0, 0.0))
+    assert list(iter(engine.poll, None))[-1].reason == "ping-restart"
 
 
 # --- what must change nothing ---------------------------------------------------

@@ -151,13 +151,6 @@ def test_starts_at_one_after_resets_without_state():
     assert layer.take().payload == b"x"
 
 
-def test_hurry_makes_all_due():
-    layer = filled(2)
-    list(layer.due(0))
-    layer.hurry(0.5)
-    assert ids(layer.due(0.5)) == [0, 1]
-
-
 def test_nothing_in_flight_is_no_deadline():
     assert fresh().deadline() == math.inf
 
