@@ -147,6 +147,7 @@ def _accept(keeper: Keeper, listener: socket.socket, engine_uid: int) -> None:
     sock, _ = listener.accept()
     raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
     uid = _PEERCRED.unpack(raw)[1]
+    keeper.forget_the_dead()
     if uid == 0 and not keeper.has_agent:
         keeper.adopt_agent(sock)
     elif uid == engine_uid and not keeper.has_engine:

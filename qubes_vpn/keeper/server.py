@@ -6,6 +6,7 @@ closed first and cleaned up afterwards.
 
 import contextlib
 import os
+import select
 import selectors
 import socket
 from collections.abc import Callable
@@ -171,6 +172,13 @@ class Keeper:
         sock.settimeout(SEND_TIMEOUT_S)
         self._engine = Engine(sock, clock.monotonic())
         self.watch(sock, lambda: self._serve(sock, ENGINE))
+
+    def forget_the_dead(self) -> None:
+        """See at once that a peer has ended, before another takes its place."""
+        engine = self._engine.sock if self._engine else None
+        for sock in (self._agent, engine):
+            if sock is not None and _has_ended(sock):
+                self._lost(sock, "gone")
 
     def notice(self, notice: messages.Notice) -> None:
         """Tell the agent; one that does not listen misses it."""
@@ -443,6 +451,15 @@ def phase_name(phase: Phase) -> str:
             return "connecting"
         case Connected():
             return "connected"
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    if not select.select([sock], [], [], 0)[0]:
+        return False
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except OSError:
+        return True
 
 
 def _socket_to(
