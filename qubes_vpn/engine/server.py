@@ -236,7 +236,7 @@ class ServerEngine:
             client,
             source,
             welcome,
-            self._tls,
+            lambda: self._tls,
             self._mint,
             self._entropy,
             now,

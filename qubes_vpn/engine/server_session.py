@@ -137,7 +137,8 @@ SessionState: TypeAlias = Negotiating | Deciding | Connected | Leaving | Gone
 class ServerSession:
     """One client. `outbox` and `effects` are drained after every input.
 
-    source: where control packets go. Raises nothing: what the client does
+    source: where control packets go. tls: gives the context of a new key;
+    the revocation list may have changed since the last one. Raises nothing: what the client does
     wrong ends its own session, and no other.
     """
 
@@ -147,7 +148,7 @@ class ServerSession:
         client: int,
         source: Source,
         welcome: Welcome,
-        tls: TlsContext,
+        tls: Callable[[], TlsContext],
         mint: TokenMint | None,
         entropy: Callable[[int], bytes],
         now: Now,
@@ -181,7 +182,7 @@ class ServerSession:
             ),
             welcome.server_sid,
             welcome.wrap,
-            lambda at: tls.session(at.unix),
+            lambda at: tls().session(at.unix),
             self._hello,
             peer_session_id=welcome.client_sid if welcome.skip_reset else None,
         )
