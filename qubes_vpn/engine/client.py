@@ -43,14 +43,7 @@ from qubes_vpn.engine.events import (
     TlsDone,
 )
 from qubes_vpn.engine.keying import HandshakeDone, KeysExchanged, Record
-from qubes_vpn.engine.lifecycle import (
-    Begin,
-    Renegotiate,
-    Say,
-    Step,
-    begin,
-    step,
-)
+from qubes_vpn.engine.lifecycle import begin, step
 from qubes_vpn.engine.login import Login, challenge_answer
 from qubes_vpn.engine.peer_info import PlaneFeatures, Platform
 from qubes_vpn.engine.session import (
@@ -61,11 +54,15 @@ from qubes_vpn.engine.session import (
 )
 from qubes_vpn.engine.states import (
     Asking,
+    Begin,
     Challenged,
     ClientState,
     Closed,
     Established,
     Pulling,
+    Renegotiate,
+    Say,
+    Step,
     Timing,
 )
 from qubes_vpn.engine.timers import LIMITS_INTERVAL, Inactivity, timers

@@ -6,13 +6,12 @@ value (TLS, windows) belongs to the control channel.
 """
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Final, NoReturn, TypeAlias, assert_never
+from dataclasses import replace
+from typing import Final, NoReturn, assert_never
 
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.engine.effects import (
     ApplySettings,
-    AskUser,
     CloseForwarding,
     Effect,
     Ended,
@@ -23,6 +22,7 @@ from qubes_vpn.engine.effects import (
     SendData,
     SwapKeys,
 )
+from qubes_vpn.engine.ending import end
 from qubes_vpn.engine.events import (
     Answered,
     AuthenticationPending,
@@ -39,54 +39,27 @@ from qubes_vpn.engine.events import (
     StopRequested,
     TlsDone,
 )
-from qubes_vpn.engine.reasons import code_of, sentence_of
+from qubes_vpn.engine.reasons import code_of
 from qubes_vpn.engine.states import (
     Asking,
+    Begin,
     Challenged,
     ClientState,
     Closed,
     Established,
     Negotiating,
     Pulling,
+    Renegotiate,
     Resetting,
+    Say,
+    Step,
     Timing,
 )
 from qubes_vpn.errors import LocalStateError
 
 # Source: OpenVPN 2 ping.c and occ.c.
 PING: Final = bytes.fromhex("2a187bf3641eb4cb07ed2d0a981fc748")
-OCC_MAGIC: Final = bytes.fromhex("287f346bd4ef7a812d56b8d3afc5459c")
-OCC_EXIT: Final = OCC_MAGIC + b"\x06"
 PUSH_REQUEST_INTERVAL: Final = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """Command: send the hard reset."""
-
-
-@dataclass(frozen=True, slots=True)
-class Say:
-    """Command: send this control message inside TLS."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Renegotiate:
-    """Command: begin a new key."""
-
-
-# What the engine does itself, in its place among the effects.
-Command: TypeAlias = Begin | Say | Renegotiate
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A state, and what must be done, in this order."""
-
-    state: ClientState
-    effects: tuple[Effect | Command, ...] = field(default=())
 
 
 def step(state: ClientState, event: Event, now: Now) -> Step:
@@ -118,9 +91,6 @@ def begin(timing: Timing) -> Step:
     return Step(Resetting(timing), (Progress("reach"), Begin()))
 
 
-Ending: TypeAlias = PeerEnded | ChallengeAsked | Failed | StopRequested
-
-
 def _impossible(state: ClientState, event: Event) -> NoReturn:
     names = f"{type(event).__name__} in {type(state).__name__}"
     raise LocalStateError(names)
@@ -131,9 +101,9 @@ def _in_asking(state: Asking, event: Event) -> Step:
         case Answered():
             return begin(state.timing)
         case DeadlinePassed():
-            return _end(state, Failed("unanswered", retry=False))
+            return end(state, Failed("unanswered", retry=False))
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case (
             ServerReset()
             | TlsDone()
@@ -152,9 +122,9 @@ def _in_resetting(state: Resetting, event: Event) -> Step:
         case ServerReset():
             return Step(Negotiating(state.timing), (Progress("tls"),))
         case Failed(reason="hand-window"):
-            return _end(state, Failed("no-answer"))
+            return end(state, Failed("no-answer"))
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case (
             TlsDone()
             | KeysReady()
@@ -176,9 +146,9 @@ def _in_negotiating(state: Negotiating, event: Event, now: Now) -> Step:
         case KeysReady():
             return _pull(state.timing, now)
         case Failed(reason="hand-window"):
-            return _end(state, Failed("handshake-timeout"))
+            return end(state, Failed("handshake-timeout"))
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case (
             ServerReset()
             | Pushed()
@@ -215,7 +185,7 @@ def _in_pulling(state: Pulling, event: Event, now: Now) -> Step:
             )
         case DeadlinePassed():
             pending = "auth-pending-timeout"
-            return _end(
+            return end(
                 state, Failed(pending if state.pending else "no-push-reply")
             )
         case Answered() | RenegotiationBegan() | TlsDone() | KeysReady():
@@ -223,7 +193,7 @@ def _in_pulling(state: Pulling, event: Event, now: Now) -> Step:
             # the settings: the first data keys then are of the newest key
             return Step(state)
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case ServerReset():
             _impossible(state, event)
         case _:
@@ -261,9 +231,9 @@ def _in_challenged(state: Challenged, event: Event) -> Step:
             )
             return Step(Closed("challenge"), (ended,))
         case DeadlinePassed():
-            return _end(state, Failed("unanswered", retry=False))
+            return end(state, Failed("unanswered", retry=False))
         case StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case (
             ServerReset()
             | TlsDone()
@@ -291,9 +261,9 @@ def _in_established(state: Established, event: Event, now: Now) -> Step:
         case Pushed(settings):
             return _update(state, settings)
         case Failed(reason="hand-window"):
-            return _end(state, Failed("renegotiation-timeout"))
+            return end(state, Failed("renegotiation-timeout"))
         case PeerEnded() | ChallengeAsked() | Failed() | StopRequested():
-            return _end(state, event)
+            return end(state, event)
         case TlsDone() | Answered() | AuthenticationPending():
             return Step(state)
         case ServerReset():
@@ -315,9 +285,9 @@ def _timer(state: Established, which: str, now: Now) -> Step:
         case "retire":
             return Step(replace(state, retire_at=math.inf), (RemoveKeys(1),))
         case "ping-restart":
-            return _end(state, Failed(which))
+            return end(state, Failed(which))
         case "ping-exit" | "inactive" | "session-timeout":
-            return _end(state, Failed(which, retry=False))
+            return end(state, Failed(which, retry=False))
         case _:
             _impossible(state, DeadlinePassed(which))
 
@@ -371,62 +341,3 @@ def _update(state: Established, settings: TunnelSettings) -> Step:
 
 def _next_renegotiation(timing: Timing, now: Now) -> float:
     return now.mono + timing.reneg_sec if timing.reneg_sec else math.inf
-
-
-def _end(state: ClientState, event: Ending) -> Step:
-    """Close: forwarding first, then keys. A stop says goodbye in between."""
-    if isinstance(event, ChallengeAsked):
-        return _ask(state, event)
-    ended = _ended(event)
-    if not isinstance(state, Established):
-        return Step(Closed(ended.reason), (ended,))
-    goodbye: tuple[Effect | Command, ...] = ()
-    if isinstance(event, StopRequested):
-        goodbye = _goodbye(state)
-    return Step(
-        Closed(ended.reason),
-        (CloseForwarding(), *goodbye, RemoveKeys(), ended),
-    )
-
-
-def _ask(state: ClientState, event: ChallengeAsked) -> Step:
-    close: tuple[Effect, ...] = ()
-    if isinstance(state, Established):
-        close = (CloseForwarding(), RemoveKeys())
-    ask = AskUser("challenge", event.prompt, event.echo, event.timeout)
-    return Step(Challenged(event.deadline), (*close, ask))
-
-
-def _ended(event: PeerEnded | Failed | StopRequested) -> Ended:
-    match event:
-        case StopRequested():
-            return Ended("stopped", code_of("stopped"), retry=False)
-        case Failed(reason, detail, code, retry):
-            return Ended(
-                reason,
-                code or code_of(reason),
-                detail or sentence_of(reason),
-                retry,
-            )
-        case PeerEnded():
-            return Ended(
-                event.reason,
-                event.code or code_of(event.reason),
-                event.detail or sentence_of(event.reason),
-                event.retry,
-                event.advance,
-                event.backoff,
-                event.drop_token,
-                event.drop_credentials,
-            )
-        case _:
-            assert_never(event)
-
-
-def _goodbye(state: Established) -> tuple[Effect | Command, ...]:
-    settings = state.settings
-    if settings.cc_exit and not state.negotiating:
-        return (Say("EXIT"),)
-    if settings.cc_exit or settings.explicit_exit_notify:
-        return (SendData(OCC_EXIT),)
-    return ()

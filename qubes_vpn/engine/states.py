@@ -1,13 +1,14 @@
-"""The states of a client's session, as values.
+"""The states of a client's session, and a step between them, as values.
 
 `lifecycle.step` moves between them. Times are mono seconds, inf: not set.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.engine.effects import Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +103,32 @@ ClientState: TypeAlias = (
     | Established
     | Closed
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Command: send the hard reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Say:
+    """Command: send this control message inside TLS."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renegotiate:
+    """Command: begin a new key."""
+
+
+# What the engine does itself, in its place among the effects.
+Command: TypeAlias = Begin | Say | Renegotiate
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A state, and what must be done, in this order."""
+
+    state: ClientState
+    effects: tuple[Effect | Command, ...] = field(default=())

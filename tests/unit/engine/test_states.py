@@ -12,6 +12,7 @@ from qubes_vpn.engine import effects as do
 from qubes_vpn.engine import events as on
 from qubes_vpn.engine import lifecycle as life
 from qubes_vpn.engine import states as st
+from qubes_vpn.engine.ending import OCC_EXIT
 from qubes_vpn.errors import LocalStateError
 
 NOW = on.Now(100.0, 1_700_000_000.0)
@@ -88,7 +89,7 @@ def test_every_state_takes_every_event_or_says_that_it_cannot():
 @pytest.mark.parametrize("event", EVENTS)
 def test_closed_stays_closed(event):
     state = STATES["Closed"]
-    assert life.step(state, EVENTS[event], NOW) == life.Step(state)
+    assert life.step(state, EVENTS[event], NOW) == st.Step(state)
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -154,7 +155,7 @@ def test_a_new_key_decrypts_first_and_encrypts_later():
         (3650, on.RenegotiationBegan()),
         (3651, on.KeysReady(KEYS)),
     )
-    assert effects == [(life.Renegotiate(),), (), (do.InstallKeys(1, KEYS),)]
+    assert effects == [(st.Renegotiate(),), (), (do.InstallKeys(1, KEYS),)]
     assert state.swap_at == 3650 + 60
     assert not state.negotiating
     assert state.renegotiate_at == 3651 + 3600
@@ -195,7 +196,7 @@ def test_an_update_applies_with_forwarding_closed():
         do.OpenForwarding(),
     )
     again = life.step(after.state, on.Pushed(changed), NOW)
-    assert again == life.Step(after.state)
+    assert again == st.Step(after.state)
 
 
 def test_pending_authentication_waits_longer_and_says_why_it_ended():
@@ -231,9 +232,9 @@ def test_reasons(state, event, reason, retry):
 @pytest.mark.parametrize(
     ("cc_exit", "notify", "negotiating", "goodbye"),
     [
-        (True, 0, False, [life.Say("EXIT")]),
-        (True, 0, True, [do.SendData(life.OCC_EXIT)]),
-        (False, 1, False, [do.SendData(life.OCC_EXIT)]),
+        (True, 0, False, [st.Say("EXIT")]),
+        (True, 0, True, [do.SendData(OCC_EXIT)]),
+        (False, 1, False, [do.SendData(OCC_EXIT)]),
         (False, 0, False, []),
     ],
 )
