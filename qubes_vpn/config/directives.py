@@ -28,6 +28,9 @@ class Scope(Flag):
     FILE = CLIENT | SERVER
 
 
+_SERVER_SIDE: Final = Scope.SERVER | Scope.CCD
+
+
 class Support(Enum):
     """What becomes of a directive."""
 
@@ -57,7 +60,7 @@ class Directive:
 
     def support_for(self, scope: Scope) -> Support:
         """Say what becomes of the directive where it stands."""
-        if self.server is not None and scope is Scope.SERVER:
+        if self.server is not None and scope in _SERVER_SIDE:
             return self.server
         return self.support
 

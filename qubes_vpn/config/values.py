@@ -92,7 +92,7 @@ def host(word: str) -> str:
     """A host name or an address."""
     bare = word.strip("[]") if ":" in word else word
     try:
-        ip_address(bare)
+        ip_address(_unscoped(bare))
     except ValueError:
         if not _HOST.fullmatch(word):
             message = "needs a host name or an address"
