@@ -137,6 +137,10 @@ def candidates(
         # a proxy is what we connect to; it finds the server by itself
         target = remote.proxy or remote
         transport = Transport.TCP if remote.proxy else Transport(remote.proto)
+        if remote.proxy and remote.proto == "udp":
+            # SOCKS would have us send datagrams to a port that the proxy
+            # chooses later, and nothing may be opened later
+            continue
         address = literal(target.host)
         for family in _families(remote):
             addresses: Sequence[Address]

@@ -25,6 +25,7 @@ from qubes_vpn.engine import effects
 from qubes_vpn.engine.client import ClientEngine
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.events import Now
+from qubes_vpn.engine.proxy import dialog
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import OsRefusedError, SessionError
 from qubes_vpn.keeper import messages
@@ -34,6 +35,7 @@ from qubes_vpn.runtime import mapping
 from qubes_vpn.runtime.messages import Candidate
 
 TUN_READ: Final = 65_550
+PROXY_READ: Final = 4096
 
 
 def clock() -> Now:
@@ -82,16 +84,20 @@ class Session:
             token=token,
             stream=self._stream,
         )
-        discard_queue(tun)
-        _, descriptors = keeper.request(
-            messages.OpenLink(
-                index,
-                lport=remote.lport,
-                sndbuf=profile.sndbuf,
-                rcvbuf=profile.rcvbuf,
-            )
+        self._proxy = (
+            dialog(remote.proxy, remote.host, remote.port, secrets.token_bytes)
+            if remote.proxy
+            else None
         )
-        self._link = socket.socket(fileno=descriptors[0])
+        self._asked = False
+        self._open_link = messages.OpenLink(
+            index,
+            lport=remote.lport,
+            sndbuf=profile.sndbuf,
+            rcvbuf=profile.rcvbuf,
+        )
+        discard_queue(tun)
+        self._link = self._new_link()
         self._connect_by = time.monotonic() + remote.connect_timeout
         if not self._stream:
             self._started()
@@ -100,14 +106,16 @@ class Session:
 
     def readable(self) -> tuple[int, ...]:
         """Give the descriptors to watch for input."""
-        return tuple(self._plane.readable()) if self._plane else ()
+        if self._plane is not None:
+            return tuple(self._plane.readable())
+        return (self._link.fileno(),) if self._asked else ()
 
     def writable(self) -> tuple[int, ...]:
         """Give the descriptors to watch for output."""
         if self.ended:
             return ()
         if self._plane is None:
-            return (self._link.fileno(),)
+            return () if self._asked else (self._link.fileno(),)
         return tuple(self._plane.writable())
 
     def deadline(self) -> float:
@@ -120,7 +128,10 @@ class Session:
 
     def on_readable(self, descriptor: int) -> None:
         """Move packets; give the engine those of the control channel."""
-        if self._plane is None or self.ended:
+        if self.ended:
+            return
+        if self._plane is None:
+            self._on_proxy()
             return
         now = clock()
         try:
@@ -151,7 +162,11 @@ class Session:
                 )
             )
             return
-        self._started()
+        if self._proxy is None:
+            self._started()
+        else:
+            self._asked = True
+            self._say_to_proxy(self._proxy.begin())
 
     def on_deadline(self) -> None:
         """Call when deadline() has passed."""
@@ -201,6 +216,42 @@ class Session:
     def _where(self) -> str:
         endpoint = self.candidate.endpoint
         return f"{endpoint.address} port {endpoint.port}/{endpoint.transport}"
+
+    def _new_link(self) -> socket.socket:
+        _, descriptors = self._keeper.request(self._open_link)
+        return socket.socket(fileno=descriptors[0])
+
+    def _on_proxy(self) -> None:
+        """Take what the proxy says, until the stream is the server's."""
+        assert self._proxy is not None
+        try:
+            try:
+                received = self._link.recv(PROXY_READ)
+            except BlockingIOError:
+                return
+            except OSError:
+                received = b""
+            if not received:
+                self._proxy.closed()
+            self._say_to_proxy(self._proxy.feed(received))
+            if self._proxy.again:
+                self._link.close()
+                self._asked = False
+                self._link = self._new_link()
+        except (SessionError, OsRefusedError) as error:
+            self.fail(error)
+            return
+        if self._proxy.done:
+            self._started()
+
+    def _say_to_proxy(self, words: bytes) -> None:
+        """Send a few hundred bytes on a fresh connection: they fit."""
+        try:
+            whole = not words or self._link.send(words) == len(words)
+        except OSError:
+            whole = False
+        if not whole:
+            self.fail(SessionError("proxy-refused", "it hangs up", "QV-304"))
 
     def _started(self) -> None:
         channel = DataChannel(self._traffic)
