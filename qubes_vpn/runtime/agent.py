@@ -234,7 +234,14 @@ class Agent:
         if self._task.uplink6 is None:
             found = tuple(c for c in found if c.endpoint.address.version == 4)
         if not found:
-            hosts = {remote.host for remote in self._task.profile.remotes}
+            remotes = self._task.profile.remotes
+            if all(r.proxy and r.proto == "udp" for r in remotes):
+                self._say(
+                    "QV-305",
+                    "socks-proxy carries TCP only here: write proto tcp",
+                )
+                return False
+            hosts = {remote.host for remote in remotes}
             self._say(
                 "QV-310",
                 f"no address for {', '.join(sorted(hosts))} (remote); next try"
