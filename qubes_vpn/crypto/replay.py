@@ -71,6 +71,21 @@ class ReplayWindow:
         self._bitmap |= bit
         return True
 
+    def accept_run(self, first: int, count: int, now: float) -> bool:
+        """Accept ids first..first+count if all are above the highest.
+
+        Otherwise nothing is remembered, and the answer is False.
+        """
+        if first <= self._top:
+            return False
+        self.accept(first, now)
+        if count > 1:
+            more = count - 1
+            self._top += more
+            run = (1 << more) - 1
+            self._bitmap = (self._bitmap << more | run) & self._mask
+        return True
+
     def _mark_top(self, now: float) -> None:
         """Note that the highest id came now."""
         self._expire(now)

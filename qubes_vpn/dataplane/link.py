@@ -22,6 +22,9 @@ SPARE: Final = 64
 DATAGRAM_MAX: Final = 65_535
 # linux/udp.h: send one buffer as datagrams of this size; receive likewise.
 UDP_SEGMENT: Final = 103
+# Segments that every kernel takes in one call, and their size in IPv4.
+SEGMENTS_MAX: Final = 64
+SEGMENTED_MAX: Final = 65_507
 UDP_GRO: Final = 104
 
 Drop = Callable[..., None]
@@ -99,7 +102,13 @@ class DatagramLink:
         elif not self._gso or size >= self._gso_below:
             self._send_singly(run, size)
         else:
-            self._send_at_once(run, size, count)
+            most = min(SEGMENTS_MAX, SEGMENTED_MAX // size) * size
+            for begin in range(0, len(run), most):
+                part = run[begin : begin + most]
+                if self._kept:
+                    self._keep(part, size)
+                else:
+                    self._send_at_once(part, size, -(-len(part) // size))
 
     def _send_at_once(self, run: memoryview, size: int, count: int) -> None:
         control = [(socket.SOL_UDP, UDP_SEGMENT, size.to_bytes(2, byteorder))]

@@ -10,14 +10,17 @@ as one super-packet. What does not fit goes the way of the scalar plane.
 import contextlib
 import os
 import socket
+import time
 from sys import byteorder
 from typing import Final
 
 import numpy as np
 
-from qubes_vpn.dataplane.coalesce import Coalescer
+from qubes_vpn.dataplane.coalesce import JOIN_MIN, ROW_LEAD, Coalescer
+from qubes_vpn.dataplane.gather import Gatherer
 from qubes_vpn.dataplane.link import (
     DATAGRAM_MAX,
+    SPARE,
     UDP_GRO,
     StreamLink,
     slug,
@@ -30,7 +33,7 @@ from qubes_vpn.dataplane.segment import (
     SuperPacket,
     finish_checksum,
 )
-from qubes_vpn.dataplane.unseal import PLAIN_MAX, ROW_WIDTH, ROWS, Opener
+from qubes_vpn.dataplane.unseal import ROW_WIDTH, ROWS, SEALED_MAX, Opener
 from qubes_vpn.dataplane.userspace import DATA, UserspacePlane
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.data_key import AeadKey
@@ -46,6 +49,16 @@ _TUN_LEAD: Final = 6
 # later it is tried again.
 _GRO_PATIENCE: Final = 256
 _GRO_RETRY: Final = 100_000
+# Reads of joined datagrams before the tun has its turn.
+_JOINED_MAX: Final = 64
+# From how many packets a second on a batch may wait, and how long, in seconds;
+# and over how many packets the rate is taken.
+
+_LOAD: Final = 12_000
+_REST: Final = 0.0002
+_SAMPLE: Final = 128
+_IPV4_FIRST: Final = 0x45
+_IPV4_MIN: Final = 20
 
 
 class OffloadPlane(UserspacePlane):
@@ -69,15 +82,31 @@ class OffloadPlane(UserspacePlane):
         self._from_view = self._from.data[_TUN_LEAD:]
         self._from_packet = self._from[_TUN_LEAD + VNET_SIZE :]
         self._rows = Coalescer(ROWS, ROW_WIDTH, udp=bool(offloads & TUN_F_USO4))
-        self._data = np.zeros(ROWS * ROW_WIDTH + 2 * DATAGRAM_MAX, np.uint8)
-        self._data_view = self._data.data
-        self._opener = Opener(channel, self._rows, self._data)
-        self._slots = [
-            self._data_view[at : at + DATAGRAM_MAX]
-            for at in range(0, ROWS * ROW_WIDTH, ROW_WIDTH)
-        ]
+        self._opener = Opener(channel, self._rows)
+        self._joined = np.zeros(DATAGRAM_MAX + 1, np.uint8)
+        self._gather = Gatherer(
+            link.fileno(), self._opener.data, SEALED_MAX
+        ).receive
         self._gro = not stream and self._set_gro(on=True)
         self._gro_misses = 0
+        self._jumbo = False
+        self._packets, self._sampled = 0, time.monotonic()
+        self._loaded = False
+
+    def _rest(self) -> None:
+        """Under load, let a batch grow before it is looked at.
+
+        What a batch costs by itself is more than ten packets do. Without
+        load nothing is delayed.
+        """
+        packets = self._rx_packets + self._tx_packets
+        if packets - self._packets >= _SAMPLE:
+            now = time.monotonic()
+            rate = (packets - self._packets) / (now - self._sampled)
+            self._packets, self._sampled = packets, now
+            self._loaded = rate > _LOAD
+        if self._loaded:
+            time.sleep(_REST)
 
     # --- up -----------------------------------------------------------------
 
@@ -125,59 +154,74 @@ class OffloadPlane(UserspacePlane):
     def _from_link(self, control: list[bytes], now: float) -> None:
         if isinstance(self._link, StreamLink):
             super()._from_link(control, now)
-        elif self._gro:
+            return
+        self._rest()
+        if self._gro or self._jumbo:
             self._receive_joined(control, now)
         else:
-            self._gather(control, now)
+            self._receive_rows(control, now)
 
-    def _gather(self, control: list[bytes], now: float) -> None:
+    def _receive_rows(self, control: list[bytes], now: float) -> None:
         """Receive datagrams side by side, and open them together."""
-        receive, sizes = self._link.sock.recv_into, []
-        for slot in self._slots:
-            try:
-                size = receive(slot)
-            except BlockingIOError:
-                break
-            except OSError as error:
-                self._channel.drop(slug("link", error))
-                continue
-            sizes.append(size)
-            if size > PLAIN_MAX:
-                break
-        self._open(0, ROW_WIDTH, sizes, control, now)
-        self._deliver_rows()
+        try:
+            sizes = self._gather()
+        except OSError as error:
+            self._channel.drop(slug("link", error))
+            return
+        if sizes and max(sizes) > SEALED_MAX:
+            # A tunnel of jumbo packets: what was cut is lost, no more is.
+            self._jumbo = True
+            self._channel.drop("link-cut", len(sizes))
+        elif sizes:
+            self._open(sizes, control, now)
+            self._deliver_rows()
         self._gro_misses -= len(sizes)
         if self._gro_misses < -_GRO_RETRY:
             self._gro = self._set_gro(on=True)
             self._gro_misses = 0
 
     def _receive_joined(self, control: list[bytes], now: float) -> None:
-        """Receive datagrams that the kernel has joined."""
-        window = self._data_view[:DATAGRAM_MAX]
-        for _ in range(ROWS):
+        """Receive datagrams that the kernel has joined, until empty."""
+        for _ in range(_JOINED_MAX):
             try:
                 size, ancillary, _, _ = self._link.sock.recvmsg_into(
-                    (window,), 64
+                    (self._joined.data,), 64
                 )
             except BlockingIOError:
                 break
             except OSError as error:
                 self._channel.drop(slug("link", error))
                 continue
-            if not ancillary:
-                self._gro_misses += 1
-                self._open(0, size, [size], control, now)
-                continue
-            self._gro_misses = 0
-            each = int.from_bytes(ancillary[0][2][:4], byteorder)
-            whole, tail = divmod(size, each)
-            self._open(0, each, [each] * whole, control, now)
-            if tail:
-                self._open(whole * each, tail, [tail], control, now)
-        self._deliver_rows()
-        if self._gro_misses > _GRO_PATIENCE:
+            each = size
+            if ancillary:
+                each = int.from_bytes(ancillary[0][2][:4], byteorder)
+            self._gro_misses = self._gro_misses + 1 if each == size else 0
+            self._split(size, each, control, now)
+        if self._gro and self._gro_misses > _GRO_PATIENCE:
             self._gro = not self._set_gro(on=False)
             self._gro_misses = 0
+
+    def _split(
+        self, size: int, each: int, control: list[bytes], now: float
+    ) -> None:
+        """Open one read of datagrams that lie end to end."""
+        if each > SEALED_MAX or not each:
+            for begin in range(0, size, each or 1):
+                self._open_alone(self._joined.data[begin:size][:each], now)
+            return
+        rows = self._opener.data
+        whole = size // each
+        for first in range(0, whole, ROWS):
+            count = min(ROWS, whole - first)
+            data = self._joined[first * each : (first + count) * each]
+            rows[:count, :each] = data.reshape(count, each)
+            self._open([each] * count, control, now)
+            self._deliver_rows()
+        tail = size % each
+        if tail:
+            rows[0, :tail] = self._joined[size - tail : size]
+            self._open([tail], control, now)
+            self._deliver_rows()
 
     def _set_gro(self, *, on: bool) -> bool:
         with contextlib.suppress(OSError):
@@ -185,91 +229,100 @@ class OffloadPlane(UserspacePlane):
             return True
         return False
 
-    def _open(
-        self,
-        begin: int,
-        stride: int,
-        sizes: list[int],
-        control: list[bytes],
-        now: float,
-    ) -> None:
-        """Sort datagrams that lie at a stride: runs that are alike."""
+    def _open(self, sizes: list[int], control: list[bytes], now: float) -> None:
+        """Open the datagrams in the rows: runs that are alike together."""
         self._link_rx_bytes += sum(sizes)
-        view, count, first = self._data_view, len(sizes), 0
-        while first < count:
-            at = begin + first * stride
-            size, kind = sizes[first], view[at]
-            last = first + 1
-            while (
-                last < count
-                and last - first < ROWS
-                and sizes[last] == size
-                and view[begin + last * stride] == kind
+        count = len(sizes)
+        kinds = self._opener.data[:count, 0].tobytes()
+        if sizes.count(sizes[0]) == count == kinds.count(kinds[0]):
+            self._open_alike(0, sizes[0], count, control, now)
+            return
+        first = 0
+        for last in range(1, count + 1):
+            if (
+                last == count
+                or sizes[last] != sizes[first]
+                or kinds[last] != kinds[first]
             ):
-                last += 1
-            self._open_alike(at, stride, size, last - first, control, now)
-            first = last
+                alike = last - first
+                self._open_alike(first, sizes[first], alike, control, now)
+                first = last
 
     def _open_alike(
         self,
-        at: int,
-        stride: int,
+        first: int,
         size: int,
         count: int,
         control: list[bytes],
         now: float,
     ) -> None:
-        view = self._data_view
-        kind = view[at] if size else 0
+        view = self._opener.view
+        kind = view[first * ROW_WIDTH] if size else 0
         key = self._channel.key(kind & 7)
+        starts = range(
+            first * ROW_WIDTH, (first + count) * ROW_WIDTH, ROW_WIDTH
+        )
         if size and kind >> 3 not in DATA:
-            starts = range(at, at + count * stride, stride)
             control += [bytes(view[start : start + size]) for start in starts]
-        elif isinstance(key, AeadKey) and not key.style and size <= PLAIN_MAX:
-            if len(self._opener.sizes) + count > ROWS:
-                self._deliver_rows()
-            self._opener.open_rows(at, stride, size, count, now)
+        elif isinstance(key, AeadKey) and not key.style and size <= SEALED_MAX:
+            self._opener.open_rows(first, size, count, now)
         else:
             self._deliver_rows()
-            for begin in range(at, at + count * stride, stride):
-                self._open_alone(begin, size, now)
+            for start in starts:
+                self._open_alone(view[start : start + size], now)
 
-    def _open_alone(self, begin: int, size: int, now: float) -> None:
+    def _open_alone(self, datagram: memoryview, now: float) -> None:
         """Open what is too big for a row, or of a key not for batches."""
-        end = begin + size
-        buffer = memoryview(bytearray(size + 64))
-        buffer[:size] = self._data_view[begin:end]
+        size = len(datagram)
+        buffer = memoryview(bytearray(size + SPARE))
+        buffer[:size] = datagram
         packet = self._channel.open_into(buffer, size, self._opened, now)
         if packet is not None:
             self._deliver(packet)
 
     def _deliver_rows(self) -> None:
         """Give the tun what has been opened, joined where it can be."""
-        sizes, row, rows = self._opener.sizes, 0, self._rows
-        accept, traffic = self._channel.accept, self._channel.traffic
-        while row < len(sizes):
-            size = sizes[row]
-            if not size or not accept(rows.packet(row, size)):
+        channel, rows, sizes = self._channel, self._rows, self._opener.sizes
+        view, width, write, tun = rows.view, rows.width, os.write, self._tun
+        any_source = channel.sources is None
+        row, number, packets, total = 0, len(sizes), 0, 0
+        while row < number:
+            at, size, count = row * width + ROW_LEAD, sizes[row], 1
+            if (
+                any_source
+                and view[at] == _IPV4_FIRST
+                and view[at + 2] << 8 | view[at + 3] == size >= _IPV4_MIN
+            ):
+                # What accept says to nearly all; it counts, too.
+                channel.traffic.tun_bytes += size
+            elif not size or not channel.accept(view[at : at + size]):
                 row += 1
                 continue
-            joined, count = rows.join(row, sizes)
-            if count > 1:
-                size = sum(sizes[row : row + count])
-                traffic.tun_bytes += size - sizes[row]
+            if size < JOIN_MIN:
+                joined = view[at - VNET_SIZE : at + size]
+            else:
+                joined, count = rows.join(row, sizes)
+                if count > 1:
+                    more = sum(sizes[row + 1 : row + count])
+                    channel.traffic.tun_bytes += more
+                    size += more
             row += count
-            self._write(joined, count, size)
+            try:
+                write(tun, joined)
+            except OSError as error:
+                channel.drop(slug("tun", error), count)
+            else:
+                packets += count
+                total += size
+        self._rx_packets += packets
+        self._rx_bytes += total
         sizes.clear()
 
-    def _write(self, joined: memoryview, count: int, size: int) -> None:
-        try:
-            os.write(self._tun, joined)
-        except OSError as error:
-            self._channel.drop(slug("tun", error), count)
-            return
-        self._rx_packets += count
-        self._rx_bytes += size
-
     def _deliver(self, packet: memoryview) -> None:
-        self._write(
-            memoryview(bytes(VNET_SIZE) + bytes(packet)), 1, len(packet)
-        )
+        try:
+            os.writev(self._tun, (bytes(VNET_SIZE), packet))
+        except OSError as error:
+            self._channel.drop(slug("tun", error))
+            return
+        self._rx_packets += 1
+        self._rx_bytes += len(packet)

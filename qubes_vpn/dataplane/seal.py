@@ -18,18 +18,19 @@ import numpy as np
 
 from qubes_vpn.crypto.aead import TAG_SIZE
 from qubes_vpn.dataplane.link import DATAGRAM_MAX, DatagramLink, StreamLink
-from qubes_vpn.dataplane.segment import Array, SuperPacket, columns
+from qubes_vpn.dataplane.segment import Array, SuperPacket
 from qubes_vpn.engine.data_channel import OVERHEAD_MAX, DataChannel
 from qubes_vpn.engine.data_key import PACKET_ID_MAX, PACKET_ID_SIZE, AeadKey
 from qubes_vpn.wire.framing import LENGTH_SIZE
 
-# UDP_SEGMENT: segments that every kernel takes, and the IPv4 payload's limit.
-SEGMENTS_MAX: Final = 64
-RUN_MAX: Final = 65_507
+# What one run may have, in datagrams and in bytes: two super-packets.
+RUN_MAX: Final = 128
+RUN_SIZE_MAX: Final = 2 * 65_536
 # Layout of a row of `_ids`: header, right-aligned | packet id | implicit IV.
 _ID_AT: Final = 4
 _IDS_WIDTH: Final = 16
 _CACHED_SIZES: Final = 16
+_NUMBERS: Final = np.arange(RUN_MAX, dtype=np.int64)
 
 Views = list[memoryview]
 
@@ -48,15 +49,17 @@ class Sealer:
         self._prefix = LENGTH_SIZE if link.stream else 0
         # A packet may begin at the end of the longest run, and the tags of a
         # block are read one datagram further on.
-        self._data = np.zeros(RUN_MAX + 2 * DATAGRAM_MAX, np.uint8)
+        self._data = np.zeros(RUN_SIZE_MAX + 2 * DATAGRAM_MAX, np.uint8)
         self._view = self._data.data
-        self._ids = np.zeros((SEGMENTS_MAX, _IDS_WIDTH), np.uint8)
+        self._ids = np.zeros((RUN_MAX, _IDS_WIDTH), np.uint8)
+        wire_ids = self._ids[:, _ID_AT : _ID_AT + PACKET_ID_SIZE]
+        self._wire_ids = wire_ids.view(">u4")[:, 0]
         self._nonces: Views = [row[_ID_AT:].data for row in self._ids]
         self._aads: Views = []
         self._key: AeadKey | None = None
         self._slots: dict[int, tuple[Views, Views]] = {}
         self._loose = memoryview(bytearray(DATAGRAM_MAX + OVERHEAD_MAX))
-        self._row = np.zeros((1, DATAGRAM_MAX), np.uint8)
+        self._row = np.zeros(DATAGRAM_MAX, np.uint8)
         self._end = 0
         self._size = 0
         self._count = 0
@@ -98,9 +101,8 @@ class Sealer:
                 return done
             done += count
         if packet.tail:
-            row = self._row[:, : packet.size - packet.mss + packet.tail]
-            packet.fill(row, packet.whole)
-            done += self.add(row[0].data, now)
+            size = packet.fill(self._row, 0, 0, packet.whole, 1)
+            done += self.add(self._row[:size].data, now)
         return done
 
     def flush(self) -> None:
@@ -125,10 +127,8 @@ class Sealer:
     def _add_singly(self, packet: SuperPacket, now: float) -> int:
         sent = 0
         for number in range(packet.count):
-            short = packet.mss - packet.tail if number == packet.whole else 0
-            row = self._row[:, : packet.size - short]
-            packet.fill(row, number)
-            sent += self._send_loose(row[0].data, now)
+            size = packet.fill(self._row, 0, 0, number, 1)
+            sent += self._send_loose(self._row[:size].data, now)
         return sent
 
     def _make_room(self, size: int, *, shorter: bool = False) -> int:
@@ -138,12 +138,12 @@ class Sealer:
             if self._prefix:
                 fits = True
             room = min(
-                SEGMENTS_MAX - self._count, (RUN_MAX - self._end) // size
+                RUN_MAX - self._count, (RUN_SIZE_MAX - self._end) // size
             )
             if fits and room > 0 and not self._last:
                 return room
             self.flush()
-        return max(1, min(SEGMENTS_MAX, RUN_MAX // size))
+        return max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
 
     def _added(self, size: int, count: int) -> None:
         if not self._count:
@@ -163,11 +163,10 @@ class Sealer:
         if count <= 0:
             return 0
         self._use(key)
-        ids = np.arange(key.sent + 1, key.sent + 1 + count).astype(">u4")
+        self._wire_ids[:count] = _NUMBERS[:count] + (key.sent + 1)
         key.sent += count
-        self._ids[:count, _ID_AT : _ID_AT + PACKET_ID_SIZE] = columns(ids)
         block = self._block(self._end, size, count)
-        packet.fill(block[:, body:], start)
+        packet.fill(self._data, self._end + body, size, start, count)
         self._seal_block(key, size, body, count)
         tags = self._block(self._end + size, size, count)
         block[:, body - TAG_SIZE : body] = tags[:, :TAG_SIZE]
@@ -202,7 +201,7 @@ class Sealer:
             if cached is None:
                 if len(self._slots) >= _CACHED_SIZES:
                     self._slots.clear()
-                slots = max(1, min(SEGMENTS_MAX, RUN_MAX // size))
+                slots = max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
                 cached = self._views(0, size, body, slots)
                 self._slots[size] = cached
             plains, sealed = cached

@@ -14,6 +14,7 @@ Sums are ones' complement sums modulo 65535 in the machine's byte order: sums
 of swapped words are swapped sums (RFC 1071).
 """
 
+import functools
 import struct
 import sys
 from typing import Any, Final, TypeAlias
@@ -39,6 +40,10 @@ PROTO_UDP: Final = 17
 TCP_FIN_PSH: Final = 0x09
 TCP_CWR: Final = 0x80
 _ONES: Final = 0xFFFF
+_SEQUENCE_MAX: Final = 0xFFFFFFFF
+_SWAP: Final = 256 if sys.byteorder == "little" else 1
+# No super-packet has more segments than bytes.
+_NUMBERS: Final = np.arange(0x10000, dtype=np.int64)
 
 
 def plain_sum(*parts: bytes | bytearray | memoryview) -> int:
@@ -55,30 +60,19 @@ def checksum(total: int) -> int:
     return _ONES - 1 - (total - 1) % _ONES
 
 
-def checksums(totals: Array) -> Array:
-    """Do `checksum` for an array of sums."""
-    folded = np.uint64(_ONES - 1) - (totals - np.uint64(1)) % np.uint64(_ONES)
-    return folded.astype(np.uint16)
-
-
 def native(number: int, size: int = 2) -> int:
     """Give the value that a big-endian field has when read natively."""
     return int.from_bytes(number.to_bytes(size), sys.byteorder)
 
 
-def columns(values: Array) -> Array:
-    """Show an array of n integers as n rows of bytes."""
-    return values.view(np.uint8).reshape(len(values), -1)
-
-
 def row_sums(rows: Array) -> Array:
-    """Sum each row's 16-bit words. Rows of any width, contiguous."""
+    """Sum each row's 16-bit words, natively. Rows: contiguous."""
     count, width = rows.shape
     if width % 4:
         padded = np.zeros((count, width + -width % 4), np.uint8)
         padded[:, :width] = rows
         rows = padded
-    sums: Array = rows.view(np.uint32).sum(axis=1, dtype=np.uint64)
+    sums: Array = rows.view(np.uint32).sum(axis=1, dtype=np.int64)
     return sums
 
 
@@ -162,24 +156,35 @@ class SuperPacket:
         else:
             header[l4 + 4 : l4 + 8] = bytes(4)
 
-    def fill(self, out: Array, start: int) -> None:
-        """Write segments from number `start` on into the rows of `out`.
+    def fill(
+        self, data: Array, at: int, stride: int, start: int, count: int
+    ) -> int:
+        """Write segments start..start+count; return the size of each.
 
-        out: a row for each, as wide as an IP packet: full segments, or one
-        row for the tail.
+        data: bytes; the first goes to data[at], the next is `stride` further
+        on. The tail must be asked for by itself.
         """
-        count, h = len(out), len(self._header)
-        width = out.shape[1] - h
+        header, h = self._header, len(self._header)
+        width = self.mss if start < self.whole else self.tail
+        out = np.ndarray((count, h + width), np.uint8, data, at, (stride, 1))
         begin = start * self.mss
         payload = self._payload[begin : begin + count * width]
         payload = payload.reshape(count, width)
         self._set_lengths(h + width)
-        out[:, :h] = np.frombuffer(self._header, np.uint8)
+        out[:, :h] = np.frombuffer(header, np.uint8)
         out[:, h:] = payload
-        numbers = np.arange(start, start + count, dtype=np.uint64)
+        layout = _layout(self._ipv4, self._tcp, self._l4)
+        fields = np.ndarray((count,), layout, data, at, (stride,))
+        numbers = _NUMBERS[start : start + count]
         if self._ipv4:
-            self._patch_ip(out, numbers)
-        self._patch_l4(out, numbers, row_sums(payload))
+            ids = numbers + self._ip_id
+            if ids[-1] > _ONES:
+                ids &= _ONES
+            fields["id"] = ids
+            ids += _big_sum(header[: self._l4]) - 1
+            fields["ip_sum"] = _ONES - 1 - ids % _ONES
+        self._fill_l4(out, fields, numbers, row_sums(payload))
+        return h + width
 
     def _set_lengths(self, size: int) -> None:
         header, l4 = self._header, self._l4
@@ -190,40 +195,62 @@ class SuperPacket:
         if not self._tcp:
             header[l4 + 4 : l4 + 6] = (size - l4).to_bytes(2)
 
-    def _patch_ip(self, out: Array, numbers: Array) -> None:
-        ids = (numbers + np.uint64(self._ip_id)).astype(">u2")
-        out[:, 4:6] = columns(ids)
-        base = np.uint64(plain_sum(self._header[: self._l4]))
-        totals = ids.view(np.uint16).astype(np.uint64) + base
-        out[:, 10:12] = columns(checksums(totals))
-
-    def _patch_l4(self, out: Array, numbers: Array, totals: Array) -> None:
+    def _fill_l4(
+        self, out: Array, fields: Array, numbers: Array, totals: Array
+    ) -> None:
+        """Set what differs in TCP or UDP. totals: of the payloads."""
         header, l4 = self._header, self._l4
-        size = out.shape[1] - l4
-        addresses = header[12:20] if self._ipv4 else header[8:40]
-        proto = PROTO_TCP if self._tcp else PROTO_UDP
-        base = (plain_sum(addresses, header[l4:]) + native(proto)) % _ONES
-        totals = totals + np.uint64(base + native(size))
+        # A sum of swapped words is the swapped sum: 256 times it.
+        totals *= _SWAP
+        base = _big_sum(header[12:20] if self._ipv4 else header[8:40])
+        base += _big_sum(header[l4:]) + out.shape[1] - l4
         if not self._tcp:
-            sums = checksums(totals)
+            totals += base + PROTO_UDP - 1
+            sums = _ONES - 1 - totals % _ONES
             sums[sums == 0] = _ONES
-            out[:, l4 + 6 : l4 + 8] = columns(sums)
+            fields["sum"] = sums
             return
-        sequences = numbers * np.uint64(self.mss) + np.uint64(self._sequence)
-        wire = sequences.astype(">u4")
-        out[:, l4 + 4 : l4 + 8] = columns(wire)
-        flags = self._row_flags(numbers)
-        out[:, l4 + 13] = flags
-        totals += wire.view(np.uint32)
-        totals += flags.astype(np.uint64) * np.uint64(native(1))
-        out[:, l4 + 16 : l4 + 18] = columns(checksums(totals))
+        totals += base + PROTO_TCP - 1
+        sequences = numbers * self.mss + self._sequence
+        if sequences[-1] > _SEQUENCE_MAX:
+            sequences &= _SEQUENCE_MAX
+        fields["sequence"] = sequences
+        totals += sequences
+        self._fill_flags(out, numbers, totals)
+        fields["sum"] = _ONES - 1 - totals % _ONES
 
-    def _row_flags(self, numbers: Array) -> Array:
+    def _fill_flags(self, out: Array, numbers: Array, totals: Array) -> None:
         """CWR stays on the first segment, FIN and PSH on the last."""
-        plain = self._flags & ~(TCP_FIN_PSH | TCP_CWR)
-        flags = np.full(len(numbers), plain, np.uint8)
-        if numbers[0] == 0:
-            flags[0] |= self._flags & TCP_CWR
-        if numbers[-1] == self.count - 1:
-            flags[-1] |= self._flags & TCP_FIN_PSH
-        return flags
+        at, flags = self._l4 + 13, self._flags
+        plain = flags & ~(TCP_FIN_PSH | TCP_CWR)
+        out[:, at] = plain
+        totals += plain
+        if flags == plain:
+            return
+        if numbers[0] == 0 and flags & TCP_CWR:
+            out[0, at] |= TCP_CWR
+            totals[0] += TCP_CWR
+        if numbers[-1] == self.count - 1 and flags & TCP_FIN_PSH:
+            out[-1, at] |= flags & TCP_FIN_PSH
+            totals[-1] += flags & TCP_FIN_PSH
+
+
+def _big_sum(data: bytearray) -> int:
+    """Sum 16-bit words, big-endian; may be of odd length."""
+    return int.from_bytes(data + bytes(len(data) % 2)) % _ONES
+
+
+@functools.cache
+def _layout(ipv4: bool, tcp: bool, l4: int) -> np.dtype[np.void]:  # noqa: FBT001
+    fields = {"sum": (">u2", l4 + (16 if tcp else 6))}
+    if ipv4:
+        fields |= {"id": (">u2", 4), "ip_sum": (">u2", 10)}
+    if tcp:
+        fields["sequence"] = (">u4", l4 + 4)
+    return np.dtype(
+        {
+            "names": list(fields),
+            "formats": [each[0] for each in fields.values()],
+            "offsets": [each[1] for each in fields.values()],
+        }
+    )
