@@ -93,11 +93,15 @@ def split_line(line: str) -> list[tuple[str, int]]:
     while True:
         while at < len(line) and line[at] in SPACE:
             at += 1
-        # As in OpenVPN, a backslash before `#` does not hide a comment.
+        # As in OpenVPN, between words a backslash before `#` does not hide a
+        # comment, and one before white space means nothing.
         escaped = line[at : at + 1] == "\\"
-        first = at + escaped
-        if at == len(line) or line[first : first + 1] in _COMMENT:
+        first = line[at + escaped : at + escaped + 1]
+        if at == len(line) or first in _COMMENT:
             return words
+        if escaped and first in SPACE:
+            at += 2
+            continue
         word, end = _read_word(line, at)
         words.append((word, at))
         at = end

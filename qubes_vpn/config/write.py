@@ -271,8 +271,8 @@ class _Writer:
             text = base64.b64encode(ours.pkcs12).decode()
             lines = [text[at : at + _LINE] for at in range(0, len(text), _LINE)]
             yield from self._block("pkcs12", "\n".join(lines), is_secret=True)
-            if ours.chain:
-                yield from self._block("extra-certs", ours.chain.decode())
+        if ours.chain and not ours.certificate:
+            yield from self._block("extra-certs", ours.chain.decode())
         if ours.certificate:
             chain = (ours.certificate + ours.chain).decode()
             yield from self._block("cert", chain)
