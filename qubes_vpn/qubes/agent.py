@@ -139,15 +139,18 @@ class Notices:
         held = self._held.pop(kind, 0)
         self._last[kind] = now
         more = f" ({held} more like this)" if held else ""
-        self.send(f"VPN: {kind}", printable(text) + more)
+        self.send(f"VPN: {kind}", markup(printable(text)) + more)
         return True
 
 
 def printable(text: str) -> str:
-    """Give one bounded line that cannot command a terminal or a desktop."""
-    line = "".join(c if c.isprintable() else "?" for c in text)[:NOTICE_MAX]
-    # a notification's body is markup
-    return line.replace("&", "&amp;").replace("<", "&lt;")
+    """Give one bounded line that cannot command a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)[:NOTICE_MAX]
+
+
+def markup(text: str) -> str:
+    """Give text as the body of a notification, which is markup."""
+    return text.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def notify_command(user: str, uid: int, title: str, text: str) -> list[str]:

@@ -29,7 +29,7 @@ PROFILES_MAX: Final = 200
 
 def checked_name(name: str) -> str:
     """Return a name that can be a profile's. Raises ValueError."""
-    if PROFILE_NAME.fullmatch(name) is None or name in (".", ".."):
+    if PROFILE_NAME.fullmatch(name) is None:
         raise ValueError("a profile's name is 1 to 48 of A-Z a-z 0-9 _ . -")
     return name
 
@@ -72,7 +72,8 @@ class Profiles:
     def __init__(self, folder: Path = FOLDER, *, owner: int = 0) -> None:
         self._folder = folder
         self._owner = owner
-        self._current = ""
+        # of a choice that could not be written
+        self._remembered = ""
 
     @property
     def state(self) -> Path:
@@ -90,6 +91,15 @@ class Profiles:
                 and (path / "profile.ovpn").is_file()
             ]
         return tuple(sorted(found))
+
+    def stamp(self) -> tuple[object, ...]:
+        """Give a value that differs after any file of a profile changed."""
+        found: list[object] = [self.current]
+        for path in sorted(self._folder.glob("profiles/[!.]*/*")):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                found.append((path, status.st_mtime_ns, status.st_ino))
+        return tuple(found)
 
     def path(self, name: str) -> Path:
         """Give the file of a profile, which only its owner can read.
@@ -125,23 +135,24 @@ class Profiles:
     @property
     def current(self) -> str:
         """The profile that was chosen in the qube, or ""."""
-        if self._current:
-            return self._current
         try:
             word = (self._folder / "current").read_text("ascii")[:64].strip()
         except (OSError, UnicodeDecodeError):
-            return ""
+            return self._remembered
         return word if PROFILE_NAME.fullmatch(word) else ""
 
     def choose(self, name: str) -> None:
         """Remember a choice; "": none. Where that fails, until the end."""
-        self._current = name
         path = self._folder / "current"
-        with contextlib.suppress(OSError):
+        try:
             if name:
                 _write(path, f"{checked_name(name)}\n".encode())
             else:
                 path.unlink(missing_ok=True)
+        except OSError:
+            self._remembered = name
+        else:
+            self._remembered = ""
 
     def store(self, name: str, profile: str, login: str = "") -> bool:
         """Keep a profile, whole or not at all; tell if it is a new one.

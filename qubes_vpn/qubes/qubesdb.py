@@ -31,7 +31,7 @@ NAME: Final = "/name"
 TYPE: Final = "/qubes-vm-type"
 USER: Final = "/default-user"
 
-PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,47}")
 
 
 class Change(StrEnum):

@@ -37,9 +37,9 @@ from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
 
 ENGINE_USER: Final = "qubes-vpn-engine"
+QREXEC: Final = "/usr/bin/qrexec-client-vm"
 ENGINE_WAIT_S: Final = 5.0
 RUN_MAX_S: Final = 20.0
-LOOK_AGAIN_S: Final = 3.0
 
 _KIND_OF_CODE: Final = (
     ("QV-320", "authentication needed"),
@@ -164,9 +164,26 @@ class Screen:
     ) -> None:
         """Leave it to `qubes-vpn answer`: a notice has been shown."""
 
+    def open_url(self, url: str) -> None:
+        """Have another qube open an address; the policy asks which one."""
+        self._reap()
+        with contextlib.suppress(OSError):
+            child = subprocess.Popen(  # noqa: S603  fixed program, no shell
+                [QREXEC, "@dispvm", "qubes.OpenURL"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+            )
+            self._shown.append(child)
+            assert child.stdin is not None
+            with child.stdin as pipe:
+                pipe.write(f"{url}\n".encode())
+
+    def _reap(self) -> None:
+        self._shown = [each for each in self._shown if each.poll() is None]
+
     def notice(self, title: str, text: str) -> None:
         """Show a notification, where there is a session."""
-        self._shown = [each for each in self._shown if each.poll() is None]
+        self._reap()
         try:
             uid = pwd.getpwnam(self._user).pw_uid
             command = qube.notify_command(self._user, uid, title, text)
@@ -210,12 +227,14 @@ class QubeAgent(Agent):
         self._database = database
         self._profiles = profiles
         self._places = places
+        self._screen = screen
         self._notices = qube.Notices(screen.notice)
         self._dns = qube.DnsFiles(run, places.resolv_conf)
         self._on = True
         self._closed: Closed | None = None
         self._told: Closed | None = None
         self._before = "blocked"
+        self._stamp: tuple[object, ...] = ()
         task = self._choose()
         super().__init__(task, wiring, places.control, screen)
         self._selector.register(
@@ -226,6 +245,7 @@ class QubeAgent(Agent):
 
     def _choose(self) -> Task:
         """Make the task for the profile that is wanted now."""
+        self._stamp = self._profiles.stamp()
         wanted = self._database.profiles()
         available = self._profiles.names()
         choice = choose(wanted, available, self._profiles.current)
@@ -354,6 +374,10 @@ class QubeAgent(Agent):
 
     def _check_keeper(self) -> None:
         super()._check_keeper()
+        # `qubes-vpn profile` writes files, and nothing else
+        if self._profiles.stamp() != self._stamp:
+            self._choose_again()
+            self._start_at = 0.0
         if self._phase == "connected" and not self._dns.check():
             self._say("QV-334", "resolv.conf cannot be written")
 
@@ -377,6 +401,15 @@ class QubeAgent(Agent):
             if code.startswith(start):
                 self._notices.show(kind, f"{code} {text}", time.monotonic())
                 return
+
+    def _on_prompt(self, prompt: messages.Prompt) -> None:
+        super()._on_prompt(prompt)
+        if prompt.kind != "url":
+            return
+        try:
+            self._screen.open_url(qube.web_login_url(prompt.prompt))
+        except ValueError as error:
+            self._say("QV-336", f"the server's web login is refused: {error}")
 
     # --- the control socket
 

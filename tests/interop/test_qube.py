@@ -66,6 +66,26 @@ def test_from_import_to_traffic_and_what_dom0_changes(scene):
     qube.wait_connected("home")
 
 
+def test_a_choice_in_the_qube_is_followed(scene):
+    qube, server = scene
+    for name in ("home", "work"):
+        qube.store(name, server.client_profile())
+    qube.start()
+    status = qube.wait_reason("QV-331")
+    assert "home, work" in status["reason"]["text"]
+    store = ("--store", str(qube.profiles))
+    qube.command("profile", *store, "use", "work")
+    qube.wait_connected("work")
+    qube.command("rpc", "Switch", "--argument=home")
+    qube.wait_connected("home")
+    # dom0's word is the last
+    qube.database.write("/vm-config/vpn-profile", "work")
+    qube.wait_connected("work")
+    assert qube.command(
+        "rpc", "Switch", "--argument=home", check=False
+    ).returncode
+
+
 def test_the_tunnels_resolver_is_in_force_and_kept(scene):
     qube, server = scene
     qube.store("home", server.client_profile())
@@ -102,11 +122,11 @@ def test_the_endpoints_for_dom0(scene):
     qube.start()
     qube.wait_connected("home")
     endpoint = server.settings.endpoint
-    output = qube.command("rpc", "Endpoints", "--", "known").stdout
+    output = qube.command("rpc", "Endpoints", "--argument=known").stdout
+    assert output == f"{endpoint.address} {endpoint.proto} {endpoint.port}\n"
     assert (
-        output == f"{endpoint.address} {endpoint.transport} {endpoint.port}\n"
+        qube.command("rpc", "Status", "--argument=word").stdout == "connected\n"
     )
-    assert qube.command("rpc", "Status", "--", "word").stdout == "connected\n"
 
 
 def test_another_vpn_program_in_the_qube_is_named(scene, tmp_path):

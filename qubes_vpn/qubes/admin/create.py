@@ -22,7 +22,7 @@ from qubes_vpn.qubes.admin.plan import (
 IMPORT_SERVICE = "qubesvpn.Import"
 EX_DENIED_BY_POLICY = 126
 
-_PROFILE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,48}")
+_PROFILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,47}")
 # $1: the VPN qube, $2: the service, $3: the file. Run in the source qube.
 _SEND = 'exec qrexec-client-vm "$1" "$2" <"$3"'
 _INSTALL = {
@@ -72,7 +72,7 @@ class Wanted:
 
 def profile_name(text: str) -> str:
     """Return a profile's name, or raise AdminError if it cannot be one."""
-    if _PROFILE_NAME.fullmatch(text) is None or text in (".", ".."):
+    if _PROFILE_NAME.fullmatch(text) is None:
         raise AdminError(
             "", f"{text!r} cannot name a profile", "use A-Z a-z 0-9 _ . -", 64
         )

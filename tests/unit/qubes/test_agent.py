@@ -96,8 +96,9 @@ def test_a_file_that_cannot_be_written_is_reported(tmp_path):
     assert not agent.DnsFiles(Runs(), path).set(["10.8.0.1"], [])
 
 
-PROFILE = "client\ndev tun\nauth-user-pass\nremote 192.0.2.1\npeer-fingerprint " + ":".join(
-    ["AA"] * 32
+PROFILE = (
+    "client\ndev tun\nauth-user-pass\nremote 192.0.2.1\npeer-fingerprint "
+    + ":".join(["AA"] * 32)
 )
 
 
@@ -132,7 +133,9 @@ def test_notices_are_seldom_and_lose_none():
 
 @given(st.text())
 def test_a_notice_is_one_bounded_line_without_markup(text):
-    line = agent.printable(text)
+    shown = []
+    agent.Notices(lambda _, body: shown.append(body)).show("up", text, 0.0)
+    (line,) = shown
     assert line.isprintable()
     assert "<" not in line
     assert len(line) <= agent.NOTICE_MAX * 5
