@@ -32,6 +32,28 @@ def test_renegotiates_again_and_again(wrap):
     assert isinstance(world.effects[-1], do.Ended)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_both_sides_renegotiate_under_loss(seed):
+    """Both at the same second, a fifth of the packets lost, 40 times."""
+    faults = Faults(loss=0.2, duplicate=0.05, delay=0.1)
+    world = pair("tls-crypt", seed=seed, faults=faults, reneg_sec=30)
+    world.until(connected, limit=200)
+    # what the server sent before our first key was there
+    world.channel.drops.clear()
+    ids = set()
+    world.until(
+        lambda one: ids.add(one.client.status.key_id) or one.time > 1200,
+        limit=1300,
+        every=1.0,
+    )
+    assert world.restarts == 0
+    assert ids == set(range(8))
+    # every key was there in time: what was dropped is what came twice
+    assert set(world.channel.drops) <= {"replay"}
+    for channel in world.server_channels.values():
+        assert set(channel.drops) <= {"replay"}
+
+
 def worlds(count):
     for seed in range(count):
         dice = random.Random(seed)
