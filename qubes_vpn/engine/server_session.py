@@ -138,8 +138,8 @@ class ServerSession:
     """One client. `outbox` and `effects` are drained after every input.
 
     source: where control packets go. tls: gives the context of a new key;
-    the revocation list may have changed since the last one. Raises nothing: what the client does
-    wrong ends its own session, and no other.
+    the revocation list may have changed since the last one. What a client
+    does wrong ends its own session, and no other.
     """
 
     def __init__(
