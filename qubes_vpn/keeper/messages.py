@@ -116,6 +116,8 @@ class Configure:
 
     routes: in table 7078. The whole new state: what is not named goes.
     dns: the tunnel's resolvers, in order. search: domains, LDH only.
+    dns_passthrough: queries go where the qube sent them, in the tunnel.
+    block_dot: port 853 is dropped, so that programs fall back to port 53.
     """
 
     addresses: tuple[Interface, ...]
@@ -123,6 +125,8 @@ class Configure:
     routes: tuple[Route, ...]
     dns: tuple[Address, ...] = ()
     search: tuple[str, ...] = ()
+    dns_passthrough: bool = False
+    block_dot: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -398,9 +398,8 @@ class Keeper:
         self._configured = request
         wanted = replace(self.layers.wanted, destinations=destinations)
         if isinstance(wanted.phase, Connected):
-            wanted = replace(
-                wanted, phase=replace(wanted.phase, dns=request.dns)
-            )
+            phase = replace(wanted.phase, **_dns_of(request))
+            wanted = replace(wanted, phase=phase)
         self._go(wanted)
         self.notice(messages.DnsChanged(request.dns, request.search))
         return _DONE
@@ -417,13 +416,13 @@ class Keeper:
         connected = Connected(
             endpoint=phase.endpoint,
             device=self._device.link().name,
-            dns=self._configured.dns,
             mss4=request.mss4,
             mss6=request.mss6,
             ipv4=request.ipv4,
             ipv6=request.ipv6,
             plane=phase.plane,
         )
+        connected = replace(connected, **_dns_of(self._configured))
         self._to_phase(connected)
         return _DONE
 
@@ -440,6 +439,15 @@ class Keeper:
         self._to_phase(Blocked(final=request.final), "asked")
         self._forget_connections()
         return _DONE
+
+
+def _dns_of(request: messages.Configure) -> dict[str, Any]:
+    """Give what a Configure says of DNS, as fields of Connected."""
+    return {
+        "dns": request.dns,
+        "dns_passthrough": request.dns_passthrough,
+        "block_dot": request.block_dot,
+    }
 
 
 def phase_name(phase: Phase) -> str:

@@ -1,7 +1,8 @@
 """The kernel settings that the lock rests on, as paths below /proc/sys.
 
-A `*` stands for every device, `all` and `default` too. The same lines are
-in lockdown/sysctls. They are put in force again after every change of
+A `*` stands for every device, `all` and `default` too; where the kernel takes
+the greater of a device's value and that of `all`, `all` is enough. The same
+lines are in lockdown/sysctls. They are put in force again after every change of
 ip_forward, because clearing that sets accept_redirects.
 
 rp_filter is loose: the way back from the tunnel is looked up in main, which
@@ -19,9 +20,9 @@ SETTINGS: Final[tuple[tuple[str, int], ...]] = (
     ("net/ipv4/conf/*/route_localnet", 0),
     ("net/ipv4/conf/*/bc_forwarding", 0),
     ("net/ipv4/conf/*/log_martians", 0),
-    ("net/ipv4/conf/*/arp_ignore", 1),
-    ("net/ipv4/conf/*/arp_announce", 2),
-    ("net/ipv4/conf/*/rp_filter", 2),
+    ("net/ipv4/conf/all/arp_ignore", 1),
+    ("net/ipv4/conf/all/arp_announce", 2),
+    ("net/ipv4/conf/all/rp_filter", 2),
     ("net/ipv6/conf/*/accept_redirects", 0),
     ("net/ipv6/conf/*/accept_source_route", 0),
     ("net/ipv6/conf/*/accept_ra", 0),

@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,19 @@ def test_every_query_goes_to_the_resolver_of_the_tunnel(lab, rig):
     assert capture.report().leaks == ()
     assert len(lab.tunnel_dns.asked) == 3
     assert lab.outside_dns.asked == []
+
+
+def test_no_resolver_means_no_answer_unless_passed_through(lab, rig):
+    rig.adopt().dial()
+    bare = messages.Configure((ADDRESS,), 1400, ())
+    rig.engine.request(bare)
+    rig.forward().run_pump()
+    with pytest.raises(TimeoutError):
+        resolve(lab.app(1), server=at.OUTSIDE_DNS, timeout=0.5)
+    rig.engine.request(replace(bare, dns_passthrough=True))
+    with lab.capture(ALLOWED) as capture:
+        assert resolve(lab.app(1), server=at.OUTSIDE_DNS) == [at.WEB4]
+    assert capture.report().leaks == ()
 
 
 def test_a_query_is_dropped_while_blocked(lab, rig):

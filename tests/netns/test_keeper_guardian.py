@@ -140,6 +140,24 @@ def test_somebody_who_fights_gets_no_forwarding(lab, rig):
     assert rig.status.culprit.startswith("nft (process ")
 
 
+def test_a_race_with_the_keeper_is_not_taken_for_ours(lab, rig):
+    """A change between our transaction and our look at it is undone too."""
+    for _ in range(6):
+        attack = lab.vpn.popen(["nft", BY_NFT["policy"]])
+        for _ in range(5):
+            rig.engine.request(messages.CloseForwarding())
+            rig.forward()
+        attack.wait(30)
+
+    def whole():
+        rig.engine.request(messages.Heartbeat())
+        chain = rig.nft("list", "chain", "inet", "qubes_vpn", "forward")
+        return "policy drop" in chain
+
+    wait(whole, "the policy")
+    assert rig.status.phase == "connected"
+
+
 def test_the_device_is_deleted(lab, rig):
     with Flood(lab.app(1)) as flood, lab.capture(ALLOWED) as capture:
         flood.wait_echoes(3)
