@@ -50,6 +50,13 @@ def register(commands: "Subcommands") -> None:
         action="store_true",
         help="an ordinary client for any Linux machine: closes nothing",
     )
+    parser.add_argument(
+        "--plane",
+        choices=("auto", "userspace", "kernel"),
+        default="auto",
+        help="who moves the packets; auto: the kernel's ovpn driver where it"
+        " is there and suits the session",
+    )
     parser.set_defaults(run=run)
 
 
@@ -68,5 +75,6 @@ def run(args: argparse.Namespace, world: World) -> int:
         state=args.state,
         uplink6=args.uplink6,
         unlocked=args.unlocked,
+        plane=args.plane,
     )
     return run_foreground(options, world.out, world.err)

@@ -216,6 +216,24 @@ class StreamLink:
         """Say whether a data packet may be sealed."""
         return self._queued < QUEUE_MAX
 
+    @property
+    def unsent(self) -> tuple[memoryview, ...]:
+        """What waits for the socket to take it."""
+        return tuple(self._queue)
+
+    @property
+    def unread(self) -> bytes:
+        """What was received, and is no whole packet yet."""
+        return bytes(self.buffer[self._start : self._end])
+
+    def resume(self, other: "StreamLink") -> None:
+        """Go on, in mid-packet, where another on this socket stopped."""
+        unread = other.unread
+        self._end = len(unread)
+        self.buffer[: self._end] = unread
+        for frames in other.unsent:
+            self.send_frames(frames)
+
     def send(self, packet: memoryview | bytes) -> bool:
         """Send one packet, now or later. Raises SessionError."""
         return self.send_frames(

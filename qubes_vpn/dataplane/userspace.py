@@ -77,6 +77,12 @@ class UserspacePlane:
         self._epoll.register(link, self._link_events)
         self._epoll.register(tun, self._tun_events)
 
+    def resume(self, link: DatagramLink | StreamLink) -> None:
+        """Go on with the link where another plane left it; call it first."""
+        if isinstance(self._link, StreamLink) and isinstance(link, StreamLink):
+            self._link.resume(link)
+            self._watch()
+
     def open(self, device: str) -> None:
         """Remember the device's name; the descriptor is open already."""
         self.device = device

@@ -101,9 +101,10 @@ class OpenLink:
 
 @dataclass(frozen=True, slots=True)
 class OpenTun:
-    """Make the tunnel device and hand it over.
+    """Make the tunnel device and hand it over: the userspace plane's.
 
-    Replies TunOpened with the descriptor; the keeper keeps no copy.
+    Replies TunOpened with the descriptor; the keeper keeps no copy. A link
+    that was opened for the kernel plane is the userspace plane's from now on.
     vnet_hdr: with virtio-net headers, and TSO and USO where possible.
     """
 
@@ -164,7 +165,20 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class NewPeer:
-    """Attach the link socket to the `ovpn` device as its one peer."""
+    """Make the `ovpn` device; the link socket is its one peer.
+
+    ping, ping_restart: seconds of keepalive, or 0. Replies TunOpened without
+    a descriptor: there is nothing to read.
+    """
+
+    peer_id: int
+    ping: int
+    ping_restart: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetPeer:
+    """Change the peer's keepalive."""
 
     peer_id: int
     ping: int
@@ -251,6 +265,8 @@ class PeerCounters:
     tx_packets: int
     link_rx_bytes: int
     link_tx_bytes: int
+    link_rx_packets: int = 0
+    link_tx_packets: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +320,21 @@ class DnsChanged:
     search: tuple[str, ...] = ()
 
 
+# --- notice to the engine (seq 0) -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEvent:
+    """The kernel's peer is gone, or its keys are used up.
+
+    what: teardown, userspace, expired, transport-error, transport-disconnect
+    (the peer is gone) or keys-worn-out.
+    """
+
+    peer_id: int
+    what: str
+
+
 AgentRequest: TypeAlias = (
     SetEndpoints
     | AdoptEngine
@@ -321,6 +352,7 @@ EngineRequest: TypeAlias = (
     | Close
     | Heartbeat
     | NewPeer
+    | SetPeer
     | NewKey
     | SwapKeys
     | RemoveKey
@@ -328,4 +360,6 @@ EngineRequest: TypeAlias = (
     | RemovePeer
 )
 Reply: TypeAlias = Done | Refused | TunOpened | PeerCounters | KeeperStatus
-Notice: TypeAlias = PhaseChanged | EngineLost | Repaired | DnsChanged
+Notice: TypeAlias = (
+    PhaseChanged | EngineLost | Repaired | DnsChanged | PeerEvent
+)

@@ -23,6 +23,7 @@ from qubes_vpn.keeper.codec import (
     send_record,
 )
 from qubes_vpn.keeper.device import Device
+from qubes_vpn.keeper.kernel import KernelPeer
 from qubes_vpn.keeper.layers import Layers, Wanted
 from qubes_vpn.policy.firewall import MARK
 from qubes_vpn.policy.phase import (
@@ -35,6 +36,7 @@ from qubes_vpn.policy.phase import (
     Transport,
 )
 from qubes_vpn.system import clock
+from qubes_vpn.system.ovpn import News
 from qubes_vpn.system.sockets import open_link
 
 TICK_S: Final = 1.0
@@ -71,7 +73,9 @@ class Keeper:
         self.culprit = ""
         self.on_applied: Callable[[], None] = lambda: None
         self.on_tick: Callable[[], None] = lambda: None
-        self._device = device
+        self._tun = self._device = device
+        self._kernel = KernelPeer(layers.rtnl, device.name)
+        self._news: News | None = None
         self._outlive_agent = outlive_agent
         self._selector = selectors.DefaultSelector()
         self._agent: socket.socket | None = None
@@ -97,6 +101,7 @@ class Keeper:
             messages.OpenForwarding: self._open_forwarding,
             messages.CloseForwarding: self._close_forwarding,
             messages.Heartbeat: self._heartbeat,
+            messages.NewPeer: self._new_peer,
         }
 
     # --- the loop
@@ -105,7 +110,7 @@ class Keeper:
         """Close everything, whatever state was left. OsRefusedError."""
         self.layers.reset()
         self._forget_connections()
-        self._device.delete()
+        self._delete_devices()
         self.on_applied()
 
     def watch(self, readable: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401 whatever selectors take
@@ -215,7 +220,10 @@ class Keeper:
 
     def _do(self, request: object, received: list[int]) -> Answer:
         handler = self._handlers.get(type(request))
+        simple = self._kernel.handlers.get(type(request))
         try:
+            if simple is not None:
+                return simple(request), []
             require(handler, "unsupported")
             assert handler is not None
             return handler(request, received)
@@ -246,10 +254,20 @@ class Keeper:
         engine.sock.close()
         self._index = -1
         self._configured = None
+        self._forget_peer()
         self._forget_connections()
         with contextlib.suppress(OsRefusedError):
-            self._device.delete()
+            self._delete_devices()
         self.notice(messages.EngineLost(reason))
+
+    def _delete_devices(self) -> None:
+        for device in (self._tun, self._kernel.device):
+            device.delete()
+
+    def _forget_peer(self) -> None:
+        # closed before: what is left of it carries nothing of a qube
+        with contextlib.suppress(OsRefusedError):
+            self._kernel.forget()
 
     # --- going to a phase
 
@@ -376,16 +394,55 @@ class Keeper:
 
     def _open_link(self, request: messages.OpenLink, _: list[int]) -> Answer:
         bounds.check_link(request, len(self._endpoints))
-        require(request.plane is Plane.USERSPACE, "unsupported")
+        if request.plane is Plane.KERNEL:
+            self._listen_to_driver()
         endpoint = self._endpoints[request.index]
         self._index = request.index
         self._to_phase(Connecting(endpoint, request.plane))
-        return messages.Done(), [_socket_to(endpoint, request)]
+        self._forget_peer()
+        descriptor = _socket_to(endpoint, request)
+        if request.plane is Plane.KERNEL:
+            self._kernel.hold(descriptor)
+        return messages.Done(), [descriptor]
+
+    def _listen_to_driver(self) -> None:
+        """Hear of the driver's peers; refused where there is no driver."""
+        if self._news is None:
+            self._news = self._kernel.news()
+            self.watch(self._news, self._on_news)
+
+    def _on_news(self) -> None:
+        """Tell the engine what became of its peer."""
+        assert self._news is not None
+        try:
+            found = list(self._news.receive())
+        except OsRefusedError:
+            return  # some were lost: the engine's own timers see it too
+        for news in found:
+            if self._kernel.concerns(news) and self._engine is not None:
+                event = messages.PeerEvent(news.peer_id, news.what)
+                # its end is seen when it is read from
+                with contextlib.suppress(OSError):
+                    send_record(self._engine.sock, ANSWERS.encode(0, event))
+
+    def _new_peer(self, request: messages.NewPeer, _: list[int]) -> Answer:
+        phase = self.layers.wanted.phase
+        ready = isinstance(phase, Connecting) and phase.plane is Plane.KERNEL
+        require(ready, "no-link")
+        self._configured = None
+        self._device = self._kernel.device
+        self._kernel.new_peer(request)
+        return messages.TunOpened(self._device.name), []
 
     def _open_tun(self, request: messages.OpenTun, _: list[int]) -> Answer:
-        if isinstance(self.layers.wanted.phase, Connected):
-            self._to_phase(Connecting(self._endpoints[self._index]))
+        phase = self.layers.wanted.phase
+        if not isinstance(phase, Blocked) and phase != Connecting(
+            phase.endpoint
+        ):
+            self._to_phase(Connecting(phase.endpoint))
+        self._forget_peer()
         self._configured = None
+        self._device = self._tun
         descriptor, offloads = self._device.open(vnet_hdr=request.vnet_hdr)
         return messages.TunOpened(self._device.name, offloads), [descriptor]
 
@@ -436,8 +493,11 @@ class Keeper:
 
     def _close(self, request: messages.Close, _: list[int]) -> Answer:
         self._index = -1
-        self._to_phase(Blocked(final=request.final), "asked")
-        self._forget_connections()
+        try:
+            self._to_phase(Blocked(final=request.final), "asked")
+        finally:
+            self._forget_peer()
+            self._forget_connections()
         return _DONE
 
 

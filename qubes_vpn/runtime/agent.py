@@ -62,7 +62,8 @@ class Task:
 
     resolver: who is asked for the names of servers; None: nobody.
     uplink6: our IPv6 address on the uplink and its gateway's, if there are
-    any: without them only IPv4 endpoints are tried.
+    any: without them only IPv4 endpoints are tried. plane: auto, userspace
+    or kernel.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Task:
     cache: AddressCache = field(default_factory=AddressCache)
     uplink: str = "eth0"
     uplink6: tuple[IPv6Address, IPv6Address] | None = None
+    plane: str = "auto"
 
 
 def void(_: object) -> None:
@@ -220,7 +222,8 @@ class Agent:
             self._engine, selectors.EVENT_READ, self._on_engine
         )
         descriptor = jobs.pack(self._task.job)
-        self._tell(messages.Start(self._candidates), (descriptor,))
+        start = messages.Start(self._candidates, self._task.plane)
+        self._tell(start, (descriptor,))
         os.close(descriptor)
 
     def _put_off(self, now: float) -> None:
@@ -319,6 +322,8 @@ class Agent:
                 self._say("QV-404", f"{layer}: {what} undone ({culprit})")
             case keeper_messages.DnsChanged():
                 self.on_dns(notice)
+            case keeper_messages.PeerEvent():
+                pass  # the engine's
 
     def on_dns(self, notice: keeper_messages.DnsChanged) -> None:
         """Take note of the tunnel's resolvers; in a qube, files follow."""

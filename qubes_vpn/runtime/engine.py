@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from typing import Final
 
 from qubes_vpn.config.profile import (
@@ -34,6 +35,7 @@ from qubes_vpn.keeper.codec import (
 )
 from qubes_vpn.runtime import job as jobs
 from qubes_vpn.runtime import messages
+from qubes_vpn.runtime.planes import Planes
 from qubes_vpn.runtime.rotation import STABLE_S, Rotation
 from qubes_vpn.runtime.session import Session, earliest
 from qubes_vpn.system.privileges import drop_privileges
@@ -52,8 +54,9 @@ class AgentGoneError(VpnError):
 class EngineProcess:
     """Runs sessions, one after the other, until told to stop."""
 
-    def __init__(self, keeper: KeeperClient, agent: socket.socket) -> None:
-        self._keeper = keeper
+    def __init__(self, keeper: socket.socket, agent: socket.socket) -> None:
+        self._keeper = KeeperClient(keeper, self._on_notice)
+        self._peer_events: deque[keeper_messages.PeerEvent] = deque()
         self._agent = agent
         self._poll = select.epoll()
         self._watched: dict[int, int] = {}
@@ -81,10 +84,7 @@ class EngineProcess:
             self._profile.connect_retry,
             self._profile.connect_retry_max,
         )
-        reply, descriptors = keeper.request(keeper_messages.OpenTun())
-        assert isinstance(reply, keeper_messages.TunOpened)
-        self._device = reply.device
-        self._tun = descriptors[0]
+        self._planes = Planes(self._keeper, start.plane)
         self._watch(keeper.fileno(), select.EPOLLIN)
         self._watch(agent.fileno(), select.EPOLLIN)
 
@@ -120,20 +120,30 @@ class EngineProcess:
         if descriptor == self._agent.fileno():
             self._on_agent()
         elif descriptor == self._keeper.fileno():
-            # the keeper sends nothing unasked but its end
-            raise OsRefusedError("the keeper is gone")
+            self._keeper.receive()
         elif self._session is not None:
             if descriptor in self._session.readable():
                 self._session.on_readable(descriptor)
             if descriptor in self._session.writable():
                 self._session.on_writable(descriptor)
 
+    def _on_notice(self, notice: keeper_messages.Notice) -> None:
+        # in the middle of a request, maybe: looked at by the loop
+        if isinstance(notice, keeper_messages.PeerEvent):
+            self._peer_events.append(notice)
+
     def _housekeeping(self, now: float) -> None:
         if now >= self._beat_at:
             self._keeper.request(keeper_messages.Heartbeat())
             self._beat_at = now + keeper_messages.HEARTBEAT_S
+            if self._session is not None:
+                self._session.refresh()
             self._report()
         session = self._session
+        while self._peer_events:
+            event = self._peer_events.popleft()
+            if session is not None:
+                session.on_peer_event(event)
         if session is not None and not session.ended:
             if now >= session.deadline():
                 session.on_deadline()
@@ -181,7 +191,7 @@ class EngineProcess:
                 candidate,
                 self._rotation.index,
                 self._keeper,
-                self._tun,
+                self._planes,
                 self._credentials,
                 self._token,
                 self._tell,
@@ -326,7 +336,7 @@ class EngineProcess:
                 code,
                 reason,
                 attempt=self._rotation.attempts,
-                device=self._device,
+                device=self._planes.device,
             )
         settings, counters = session.settings, session.counters()
         status = session.engine.status
@@ -340,8 +350,9 @@ class EngineProcess:
             cipher=settings.cipher if settings else "",
             tls=status.tls,
             server_name=status.server_name,
-            device=self._device,
-            plane="userspace",
+            device=self._planes.device,
+            plane=self._planes.plane,
+            plane_reason=self._planes.reason,
             addresses=tuple(
                 str(address)
                 for address in (settings.ifconfig4, settings.ifconfig6)
@@ -395,7 +406,7 @@ def main(args: list[str] | None = None) -> int:
             else socket.socket(fileno=options.agent_fd)
         )
         drop_privileges(options.uid, options.gid, keep=())
-        return EngineProcess(KeeperClient(keeper), agent).run()
+        return EngineProcess(keeper, agent).run()
     except (AgentGoneError, MessageError):
         return os.EX_UNAVAILABLE
     except OsRefusedError as error:

@@ -55,6 +55,7 @@ class Options:
     state: str | None = None
     uplink6: str | None = None
     unlocked: bool = False
+    plane: str = "auto"
 
 
 class Children:
@@ -278,6 +279,7 @@ def load_task(options: Options) -> Task:
         cache=cache,
         uplink=options.uplink,
         uplink6=two_addresses(options.uplink6),
+        plane=options.plane,
     )
 
 

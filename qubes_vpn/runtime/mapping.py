@@ -1,11 +1,15 @@
 """The engine's values in the keeper's terms."""
 
+from dataclasses import replace
 from typing import Final
 
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.keeper import messages
 from qubes_vpn.policy.phase import Endpoint, Transport
 
+# What an uplink carries: Qubes' devices, and Ethernet everywhere.
+LINK_MTU: Final = 1500
+MTU6_MIN: Final = 1280
 TCP_IPV4: Final = 40
 TCP_IPV6: Final = 60
 MSS_MIN: Final = 512
@@ -30,6 +34,17 @@ def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
     overhead = AEAD_OVERHEAD if aead else CBC_OVERHEAD
     room = settings.mssfix - outer_header(endpoint) - overhead
     return min(settings.mtu, room)
+
+
+def fitted(settings: TunnelSettings, endpoint: Endpoint) -> TunnelSettings:
+    """Give the settings with an MTU whose packets fit the uplink.
+
+    The ovpn driver leaves outer packets that do not to be fragmented, which
+    the lock does not let pass. With this it fragments, or says "too big",
+    inside the tunnel.
+    """
+    room = LINK_MTU - outer_header(endpoint) - AEAD_OVERHEAD
+    return replace(settings, mtu=min(settings.mtu, max(room, MTU6_MIN)))
 
 
 def configure(settings: TunnelSettings) -> messages.Configure:

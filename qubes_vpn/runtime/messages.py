@@ -28,10 +28,12 @@ class Candidate:
 class Start:
     """Begin. One descriptor: a sealed memfd with the job (runtime.job).
 
-    candidates: the keeper's list of endpoints, by the same indices.
+    candidates: the keeper's list of endpoints, by the same indices. plane:
+    auto, userspace or kernel.
     """
 
     candidates: tuple[Candidate, ...]
+    plane: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class Report:
 
     stage: wait, reach, tls, authenticate, configure, connected or stopped.
     code, reason: why not connected. candidate: its index, or -1.
-    refused: pulled options that were not applied, with the reason.
+    plane_reason: why it is not the kernel's. refused: pulled options that
+    were not applied, with the reason.
     """
 
     stage: str

@@ -8,7 +8,6 @@ returns.
 """
 
 import contextlib
-import errno
 import math
 import os
 import secrets
@@ -19,13 +18,15 @@ from typing import Final, assert_never
 
 from qubes_vpn.config.profile import ClientProfile, Credentials
 from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.dataplane.base import Counters, Slot
-from qubes_vpn.dataplane.userspace import UserspacePlane
+from qubes_vpn.dataplane.kernel import KernelPlane
 from qubes_vpn.engine import effects
 from qubes_vpn.engine.client import ClientEngine
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.proxy import dialog
+from qubes_vpn.engine.states import Established
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import OsRefusedError, SessionError
 from qubes_vpn.keeper import messages
@@ -33,8 +34,8 @@ from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Transport
 from qubes_vpn.runtime import mapping
 from qubes_vpn.runtime.messages import Candidate
+from qubes_vpn.runtime.planes import AnyPlane, Planes
 
-TUN_READ: Final = 65_550
 PROXY_READ: Final = 4096
 
 
@@ -57,7 +58,7 @@ class Session:
         candidate: Candidate,
         index: int,
         keeper: KeeperClient,
-        tun: int,
+        planes: Planes,
         credentials: Credentials | None,
         token: tuple[str, str] | None,
         tell: Callable[[effects.Effect], None],
@@ -69,12 +70,15 @@ class Session:
         self.installs = 0
         self._profile = profile
         self._keeper = keeper
-        self._tun = tun
+        self._planes = planes
         self._tell = tell
         self._traffic = Traffic()
         self._stream = candidate.endpoint.transport is Transport.TCP
-        self._plane: UserspacePlane | None = None
-        remote = profile.remotes[candidate.remote]
+        self._plane: AnyPlane | None = None
+        self._channel = DataChannel(self._traffic)
+        remote = self._remote = profile.remotes[candidate.remote]
+        self._index = index
+        self._link = self._new_link()
         self.engine = ClientEngine(
             profile,
             remote,
@@ -82,6 +86,7 @@ class Session:
             traffic=self._traffic,
             credentials=credentials,
             token=token,
+            features=planes.features,
             stream=self._stream,
         )
         self._proxy = (
@@ -90,14 +95,6 @@ class Session:
             else None
         )
         self._asked = False
-        self._open_link = messages.OpenLink(
-            index,
-            lport=remote.lport,
-            sndbuf=profile.sndbuf,
-            rcvbuf=profile.rcvbuf,
-        )
-        discard_queue(tun)
-        self._link = self._new_link()
         self._connect_by = time.monotonic() + remote.connect_timeout
         if not self._stream:
             self._started()
@@ -198,6 +195,19 @@ class Session:
         self.engine.answer(kind, username, password, now)
         self._drain(now)
 
+    def on_peer_event(self, event: messages.PeerEvent) -> None:
+        """Take what the keeper heard from the kernel of our peer."""
+        if isinstance(self._plane, KernelPlane) and not self.ended:
+            try:
+                self._plane.on_event(event)
+            except SessionError as error:
+                self.fail(error)
+
+    def refresh(self) -> None:
+        """Call each second: the kernel's counters are asked for."""
+        if isinstance(self._plane, KernelPlane) and not self.ended:
+            self._plane.refresh(time.monotonic())
+
     def fail(self, error: SessionError | OsRefusedError) -> None:
         """End the session for a reason that the engine did not see."""
         if isinstance(error, SessionError):
@@ -218,8 +228,7 @@ class Session:
         return f"{endpoint.address} port {endpoint.port}/{endpoint.transport}"
 
     def _new_link(self) -> socket.socket:
-        _, descriptors = self._keeper.request(self._open_link)
-        return socket.socket(fileno=descriptors[0])
+        return self._planes.open_link(self._profile, self._remote, self._index)
 
     def _on_proxy(self) -> None:
         """Take what the proxy says, until the stream is the server's."""
@@ -254,9 +263,8 @@ class Session:
             self.fail(SessionError("proxy-refused", "it hangs up", "QV-304"))
 
     def _started(self) -> None:
-        channel = DataChannel(self._traffic)
-        self._plane = UserspacePlane(
-            self._link, self._tun, channel, stream=self._stream
+        self._plane = self._planes.start(
+            self._link, self._channel, stream=self._stream
         )
         now = clock()
         self.engine.start(now)
@@ -278,6 +286,8 @@ class Session:
             case effects.SendData(payload):
                 plane.send_data(payload, now.mono)
             case effects.InstallKeys(slot, keys):
+                if not self.installs:
+                    plane = self._plane = self._settle(plane, keys)
                 plane.install(Slot(slot), keys)
                 self.installs += 1
             case effects.SwapKeys():
@@ -289,6 +299,12 @@ class Session:
                 self._end(effect)
             case _:
                 self._perform_outside(effect, now)
+
+    def _settle(self, plane: AnyPlane, keys: DataKeys) -> AnyPlane:
+        """The first keys are there: decide who moves the packets."""
+        state = self.engine.state
+        assert isinstance(state, Established)
+        return self._planes.settle(plane, self._channel, state.settings, keys)
 
     def _perform_outside(
         self,
@@ -302,6 +318,9 @@ class Session:
     ) -> None:
         match effect:
             case effects.ApplySettings(settings):
+                if isinstance(self._plane, KernelPlane):
+                    self._plane.apply(settings)
+                    settings = mapping.fitted(settings, self.candidate.endpoint)
                 self.settings = settings
                 self._keeper.request(mapping.configure(settings))
             case effects.OpenForwarding():
@@ -331,21 +350,6 @@ class Session:
         if self._plane is not None:
             self._plane.close()
         self._link.close()
-
-
-def discard_queue(tun: int) -> None:
-    """Throw away packets that wait in the device.
-
-    They were sent to the tunnel as it was: the next server must not get
-    them. Forwarding is closed, so no new ones of a qube come in.
-    """
-    for _ in range(100_000):
-        try:
-            os.read(tun, TUN_READ)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EIO):
-                raise
-            return
 
 
 def earliest(*times: float) -> float:

@@ -1,0 +1,169 @@
+"""Which data plane a session gets, and why.
+
+The kernel's is asked for when the profile suits it; what the server then
+pushes decides for good, and a session that does not suit the driver goes on
+in userspace over the link that it has.
+"""
+
+import errno
+import os
+import socket
+from typing import Final, TypeAlias
+
+from qubes_vpn.config.profile import ClientProfile, Remote
+from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.crypto.keys import DataKeys
+from qubes_vpn.dataplane.kernel import CIPHERS, KernelPlane, unsuited
+from qubes_vpn.dataplane.link import StreamLink
+from qubes_vpn.dataplane.userspace import UserspacePlane
+from qubes_vpn.engine.data_channel import DataChannel
+from qubes_vpn.engine.peer_info import PlaneFeatures
+from qubes_vpn.errors import OsRefusedError
+from qubes_vpn.keeper import messages
+from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
+from qubes_vpn.policy.phase import Plane
+
+AUTO: Final = "auto"
+CHOICES: Final = (AUTO, *map(str, Plane))
+TUN_READ: Final = 65_550
+AnyPlane: TypeAlias = UserspacePlane | KernelPlane
+
+
+class Planes:
+    """The planes of one engine process: one session uses it at a time.
+
+    choice: one of CHOICES; with "kernel" nothing else will do. plane and
+    reason: of the session that was begun last. device: the tunnel's name.
+    """
+
+    def __init__(self, keeper: KeeperClient, choice: str = AUTO) -> None:
+        self.plane = Plane.USERSPACE
+        self.reason = ""
+        self.device = ""
+        self._keeper = keeper
+        self._choice = choice
+        self._absent = ""
+        self._tun = -1
+
+    @property
+    def features(self) -> PlaneFeatures:
+        """What may be offered to the server: the driver has no epochs."""
+        return PlaneFeatures(epoch=self.plane is Plane.USERSPACE)
+
+    def open_link(
+        self, profile: ClientProfile, remote: Remote, index: int
+    ) -> socket.socket:
+        """Open the link to candidate `index`. Raises OsRefusedError."""
+        self.reason = self._unsuited(profile, remote)
+        if not self.reason:
+            try:
+                link = self._open(profile, remote, index, Plane.KERNEL)
+            except KeeperRefusedError as error:
+                if error.reason != "no-ovpn":
+                    raise
+                self.reason = self._absent = "this kernel has no ovpn"
+            else:
+                self._close_tun()
+                return link
+        if self._choice == Plane.KERNEL:
+            raise OsRefusedError(f"no kernel plane: {self.reason}")
+        self._open_tun()
+        return self._open(profile, remote, index, Plane.USERSPACE)
+
+    def start(
+        self, link: socket.socket, channel: DataChannel, *, stream: bool
+    ) -> AnyPlane:
+        """Give the plane that the handshake begins with."""
+        if self.plane is Plane.KERNEL:
+            return KernelPlane(self._keeper, link, channel, stream=stream)
+        return UserspacePlane(link, self._tun, channel, stream=stream)
+
+    def settle(
+        self,
+        plane: AnyPlane,
+        channel: DataChannel,
+        settings: TunnelSettings,
+        keys: DataKeys,
+    ) -> AnyPlane:
+        """Give the plane that these settings and first keys can use."""
+        if not isinstance(plane, KernelPlane):
+            return plane
+        stream = isinstance(plane.link, StreamLink)
+        self.reason = unsuited(settings, keys) or plane.unready()
+        if not self.reason:
+            plane.begin(settings, keys)
+            self.device = plane.device
+            return plane
+        if self._choice == Plane.KERNEL:
+            raise OsRefusedError(f"no kernel plane: {self.reason}")
+        self.plane = Plane.USERSPACE
+        self._open_tun()
+        following = UserspacePlane(
+            plane.link.sock, self._tun, channel, stream=stream
+        )
+        following.resume(plane.link)
+        return following
+
+    def _unsuited(self, profile: ClientProfile, remote: Remote) -> str:
+        """Say why the kernel's plane is not even tried; "": it is."""
+        if self._choice == Plane.USERSPACE:
+            return "asked for"
+        if self._absent:
+            return self._absent
+        if remote.proxy is not None:
+            return "not through a proxy"
+        if profile.secret is not None:
+            return "not with a static key"
+        if profile.compression:
+            return "not with compression framing"
+        if remote.fragment or profile.fragment:
+            return "not with fragment"
+        if CIPHERS.keys().isdisjoint(profile.data_ciphers):
+            return "no cipher of the driver's"
+        return ""
+
+    def _open(
+        self, profile: ClientProfile, remote: Remote, index: int, plane: Plane
+    ) -> socket.socket:
+        _, descriptors = self._keeper.request(
+            messages.OpenLink(
+                index,
+                plane=plane,
+                lport=remote.lport,
+                sndbuf=profile.sndbuf,
+                rcvbuf=profile.rcvbuf,
+            )
+        )
+        self.plane = plane
+        return socket.socket(fileno=descriptors[0])
+
+    def _open_tun(self) -> None:
+        """Have a tun device, with nothing of an earlier session in it."""
+        if self._tun >= 0:
+            discard_queue(self._tun)
+            return
+        reply, descriptors = self._keeper.request(messages.OpenTun())
+        assert isinstance(reply, messages.TunOpened)
+        self.device = reply.device
+        self._tun = descriptors[0]
+
+    def _close_tun(self) -> None:
+        if self._tun >= 0:
+            os.close(self._tun)
+            self._tun = -1
+        self.device = ""
+
+
+def discard_queue(tun: int) -> None:
+    """Throw away packets that wait in the device.
+
+    They were sent to the tunnel as it was: the next server must not get
+    them. Forwarding is closed, so no new ones of a qube come in.
+    """
+    for _ in range(100_000):
+        try:
+            os.read(tun, TUN_READ)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EIO):
+                raise
+            return
