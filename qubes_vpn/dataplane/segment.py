@@ -124,7 +124,7 @@ class SuperPacket:
             not self.mss
             or not (self._tcp or kind == GSO_UDP_L4)
             or l4 < (20 if self._ipv4 else 40)
-            or l4 + 20 > len(packet)
+            or l4 + (20 if self._tcp else 8) > len(packet)
         ):
             raise UntrustedInputError("tun-offload")
         size = l4 + ((packet[l4 + 12] >> 4) * 4 if self._tcp else 8)

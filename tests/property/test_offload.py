@@ -1,0 +1,350 @@
+"""The offload plane carries the same packets as one by one, to the byte."""
+
+import random
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qubes_vpn.crypto.replay import ReplayWindow
+from qubes_vpn.dataplane.offload import TUN_F_USO4, OffloadPlane
+from qubes_vpn.dataplane.seal import Sealer
+from qubes_vpn.dataplane.segment import VNET, SuperPacket, finish_checksum
+from tests.unit.dataplane.oracle import (
+    ACK,
+    CWR,
+    FIN,
+    PSH,
+    TCP,
+    UDP,
+    Packet,
+    cut_written,
+)
+from tests.unit.engine.packets import channels
+
+ports = st.sampled_from([(5201, 40000), (443, 50001)])
+options = st.sampled_from(
+    [b"", b"\x01\x01\x08\x0a" + b"\x12" * 8, b"\x01" * 40]
+)
+
+
+def content(size: int, seed: int) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+@st.composite
+def super_packets(draw, proto=None):
+    mss = draw(st.one_of(st.integers(1, 40), st.integers(500, 1460)))
+    size = draw(st.integers(1, min(60_000, mss * 64)))
+    return Packet(
+        draw(
+            st.sampled_from([b"\0" * size, content(size, size), b"\xff" * size])
+        ),
+        ipv6=draw(st.booleans()),
+        proto=proto or draw(st.sampled_from([TCP, UDP])),
+        ports=draw(ports),
+        ident=draw(st.sampled_from([0, 7, 0xFFF0, 0xFFFF])),
+        sequence=draw(st.sampled_from([0, 1, 0xFFFFFFFF, 0xFFFF0000, 12345])),
+        flags=draw(st.sampled_from([ACK, ACK | PSH, ACK | FIN, ACK | CWR])),
+        options=draw(options),
+        mss=mss,
+    )
+
+
+class Collector:
+    """A link that keeps what is sent, cut as UDP_SEGMENT cuts."""
+
+    def __init__(self, stream=False):
+        self.stream = stream
+        self.sent = []
+
+    def send(self, datagram):
+        self.sent.append(bytes(datagram))
+        return True
+
+    def send_run(self, run, size, count):
+        parts = [bytes(run[at : at + size]) for at in range(0, len(run), size)]
+        assert len(parts) == count
+        self.sent += parts
+
+
+def as_read(packet: Packet):
+    read = packet.read()
+    data = np.zeros(6 + len(read), np.uint8)
+    data[6:] = np.frombuffer(read, np.uint8)
+    return VNET.unpack_from(read), data.data[16:], data[16:]
+
+
+def sealed(sealer: Sealer, packet: Packet) -> None:
+    vnet, view, data = as_read(packet)
+    if vnet[1]:
+        count = sealer.add_segments(SuperPacket(view, data, vnet), 1.0)
+        assert count == len(packet.cut())
+    else:
+        finish_checksum(view, vnet[4], vnet[5])
+        assert sealer.add(view, 1.0)
+
+
+@given(
+    st.lists(super_packets(), min_size=1, max_size=4),
+    st.sampled_from([None, 9]),
+    st.sampled_from(["AES-256-GCM", "CHACHA20-POLY1305"]),
+)
+def test_what_is_sealed_together_opens_one_by_one(packets, peer_id, cipher):
+    client, server = channels(cipher, peer_id=peer_id)
+    link = Collector()
+    sealer = Sealer(link, client)
+    for packet in packets:
+        sealed(sealer, packet)
+    sealer.flush()
+    expected = [part for packet in packets for part in packet.cut()]
+    assert [server.open(each, 1.0) for each in link.sent] == expected
+    assert not server.drops
+    assert client.traffic.tx_packets == len(expected)
+    assert client.primary.sent == len(expected)
+    assert client.traffic.tx_bytes == sum(map(len, link.sent))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"cipher": "AES-128-CBC", "digest": "SHA256"},
+        {"cipher": "AES-256-GCM", "compression": "stub"},
+    ],
+)
+def test_keys_that_are_not_for_batches(fields):
+    client, server = channels(**fields)
+    link = Collector()
+    sealer = Sealer(link, client)
+    packet = Packet(content(5000, 1), mss=1400)
+    sealed(sealer, packet)
+    sealer.flush()
+    assert [server.open(each, 1.0) for each in link.sent] == packet.cut()
+
+
+def test_a_batch_never_reuses_a_packet_id():
+    client, _ = channels()
+    client.primary.sent = 0xFFFFFFFF - 5
+    link = Collector()
+    sealer = Sealer(link, client)
+    vnet, view, data = as_read(Packet(content(10_000, 1), mss=1000))
+    assert sealer.add_segments(SuperPacket(view, data, vnet), 1.0) == 5
+    sealer.flush()
+    ids = [int.from_bytes(each[4:8]) for each in link.sent]
+    assert ids == list(range(0xFFFFFFFF - 4, 0xFFFFFFFF + 1))
+    assert client.drops == {"packet-ids-used-up": 5}
+
+
+# --- down --------------------------------------------------------------------
+
+
+class Down:
+    """A plane whose link and tun are socketpairs."""
+
+    def __init__(self, channel, offloads=TUN_F_USO4):
+        self.far, link = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.app, tun = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        for each in (self.far, link, self.app, tun):
+            each.setblocking(False)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        self.sockets = (self.far, link, self.app, tun)
+        self.plane = OffloadPlane(
+            link, tun.fileno(), channel, offloads=offloads
+        )
+        self.control = []
+
+    def receive(self, datagrams):
+        """Pass datagrams through; return what was written to the tun."""
+        for each in datagrams:
+            self.far.send(each)
+        self.control += self.plane.pump(0, 1.0)
+        written = []
+        while True:
+            try:
+                written.append(self.app.recv(1 << 17))
+            except BlockingIOError:
+                return written
+
+    def close(self):
+        self.plane.close()
+        for each in self.sockets:
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def down():
+    client, server = channels()
+    end = Down(client)
+    yield end, client, server
+    end.close()
+
+
+def renew(client, server):
+    """Fresh replay windows and counts, for each example."""
+    server.primary.sent = 0
+    client.primary.window = ReplayWindow()
+    client.drops.clear()
+    client.traffic.restart()
+
+
+@st.composite
+def arrivals(draw):
+    """Packets of some flows as they come: runs, with disturbances."""
+    packets = []
+    for _ in range(draw(st.integers(1, 5))):
+        flow = draw(super_packets())
+        size = draw(st.integers(1, 20)) * flow.mss
+        flow = replace(
+            flow,
+            payload=flow.payload[: min(size, flow.mss * 20)],
+            flags=draw(st.sampled_from([ACK, ACK | PSH])),
+            fragment=draw(st.sampled_from([0, 0x4000])),
+        )
+        packets += flow.cut()
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(packets) - 1))
+        match draw(st.sampled_from(["drop", "swap", "corrupt", "repeat"])):
+            case "drop" if len(packets) > 1:
+                del packets[at]
+            case "swap":
+                packets[at - 1], packets[at] = packets[at], packets[at - 1]
+            case "corrupt":
+                bad = bytearray(packets[at])
+                bad[draw(st.integers(8, len(bad) - 1))] ^= 1 << draw(
+                    st.integers(0, 7)
+                )
+                packets[at] = bytes(bad)
+            case "repeat":
+                packets.insert(at, packets[at])
+    return packets
+
+
+@given(arrivals())
+def test_what_is_joined_is_cut_into_what_came(down, packets):
+    end, client, server = down
+    renew(client, server)
+    before = end.plane.counters()
+    written = end.receive([server.seal(each, 1.0) for each in packets])
+    came = [part for each in written for part in cut_written(each)]
+    assert came == packets
+    after = end.plane.counters()
+    assert after.rx_packets - before.rx_packets == len(packets)
+    assert after.rx_bytes - before.rx_bytes == sum(map(len, packets))
+    assert not client.drops
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+@pytest.mark.parametrize("proto", [TCP, UDP])
+def test_a_clean_run_is_one_write(down, ipv6, proto):
+    end, client, server = down
+    renew(client, server)
+    flow = Packet(content(20_500, 3), ipv6=ipv6, proto=proto, mss=1000)
+    written = end.receive([server.seal(each, 1.0) for each in flow.cut()])
+    assert len(written) == 1
+    assert cut_written(written[0]) == flow.cut()
+
+
+def test_udp_is_not_joined_where_the_kernel_cannot_cut_it():
+    client, server = channels()
+    end = Down(client, offloads=0)
+    flow = Packet(content(5000, 3), proto=UDP, mss=1000)
+    written = end.receive([server.seal(each, 1.0) for each in flow.cut()])
+    assert [each[10:] for each in written] == flow.cut()
+    end.close()
+
+
+@pytest.mark.parametrize("at", [0, 3, 9])
+def test_a_forged_datagram_in_a_batch_costs_itself_alone(down, at):
+    end, client, server = down
+    renew(client, server)
+    flow = Packet(content(10_000, 4), mss=1000)
+    datagrams = [server.seal(each, 1.0) for each in flow.cut()]
+    forged = bytearray(datagrams[at])
+    forged[-1] ^= 1
+    datagrams[at] = bytes(forged)
+    written = end.receive(datagrams)
+    came = [part for each in written for part in cut_written(each)]
+    expected = flow.cut()
+    del expected[at]
+    assert came == expected
+    assert client.drops == {"bad-tag": 1}
+    assert client.traffic.decrypt_failures == 1
+
+
+def test_replays_in_a_batch_are_refused(down):
+    end, client, server = down
+    renew(client, server)
+    flow = Packet(content(10_000, 5), mss=1000)
+    datagrams = [server.seal(each, 1.0) for each in flow.cut()]
+    written = end.receive([*datagrams, *datagrams[3:6], datagrams[0]])
+    came = [part for each in written for part in cut_written(each)]
+    assert came == flow.cut()
+    assert client.drops == {"replay": 4}
+    assert end.receive(datagrams) == []
+    assert client.drops == {"replay": 14}
+
+
+def test_control_packets_pings_and_noise_among_data(down):
+    from qubes_vpn.engine import inner
+
+    end, client, server = down
+    renew(client, server)
+    end.control.clear()
+    flow = Packet(content(3000, 6), mss=1000)
+    first, second, third = (server.seal(each, 1.0) for each in flow.cut())
+    ping = server.seal(inner.PING, 1.0)
+    odd = server.seal(b"\x00" * 40, 1.0)
+    mixed = [
+        first,
+        b"\x20control",
+        second,
+        ping,
+        b"",
+        odd,
+        b"\x4f" * 30,
+        third,
+        b"\x20more",
+        b"\x48",
+    ]
+    written = end.receive(mixed)
+    while not end.control or end.control[-1] != b"\x20more":
+        written += end.receive([])
+    came = [part for each in written for part in cut_written(each)]
+    assert came == flow.cut()
+    assert end.control == [b"\x20control", b"\x20more"]
+    assert client.traffic.ping_seen
+    assert client.drops == {
+        "not-data": 1,
+        "not-ip": 1,
+        "short-data": 1,
+        "unknown-key": 1,
+    }
+
+
+def test_packets_that_are_too_big_for_rows_pass(down):
+    end, client, server = down
+    renew(client, server)
+    small = Packet(content(500, 7))
+    big = Packet(content(8000, 7))
+    # The first tells the plane; what it was with is lost.
+    end.receive([server.seal(big.build(), 1.0)])
+    packets = [small.build(), big.build(), big.build(), small.build()]
+    written = end.receive([server.seal(each, 1.0) for each in packets])
+    assert [each[10:] for each in written] == packets
+
+
+@given(st.integers(1, 2**32 - 200), st.integers(1, 130), st.integers(1, 200))
+def test_a_run_of_ids_is_as_one_by_one(first, count, size):
+    together, singly = ReplayWindow(size), ReplayWindow(size)
+    together.accept(first, 1)
+    singly.accept(first, 1)
+    assert not together.accept_run(first, count, 1)
+    assert together.accept_run(first + 1, count, 1)
+    for number in range(first + 1, first + 1 + count):
+        assert singly.accept(number, 1)
+    for number in range(max(0, first - 5), first + count + 5):
+        assert together.accept(number, 1) == singly.accept(number, 1)
+    assert together.top == singly.top
