@@ -159,7 +159,7 @@ def run_import(args: argparse.Namespace, host: Host) -> int:
         )
         rules = pin.current_rules(host.qube(args.name))
         if pin.pinned_now(rules) is not None:
-            yield from pin.pin(host, args.name, _consent(args))
+            yield from pin.pin_new_profile(host, args.name, _consent(args))
 
     return _perform(plan(), host)
 

@@ -102,7 +102,7 @@ def create(host: Host, wanted: Wanted, consent: pin.Consent) -> Plan:
             host, name, source, source.profile_name, use=True
         )
         if wanted.pinned:
-            yield from pin.pin(host, name, consent)
+            yield from pin.pin_new_profile(host, name, consent)
 
 
 def _is_open(host: Host, name: str) -> bool:

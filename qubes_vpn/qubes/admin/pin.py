@@ -218,11 +218,22 @@ class Consent:
     auto: bool = False
 
 
+def pin_new_profile(host: Host, name: str, consent: Consent) -> Plan:
+    """Pin to a profile that has just come; its names may need a look-up."""
+    if host.dry_run:
+        yield from pin(host, name, consent)
+        return
+    known = parse_endpoints(name, ask_endpoints(host, name, refresh=False))
+    yield from pin(host, name, consent, refresh=not known)
+
+
 def pin(
     host: Host, name: str, consent: Consent, *, refresh: bool = False
 ) -> Plan:
     """Pin a VPN qube to the endpoints that it names.
 
+    refresh: let it look up its servers' names first, for which DNS is
+    allowed for DNS_OPEN_S seconds at most.
     Raises AdminError when it names none, or when the user says no; what
     was in force stays then.
     """

@@ -226,7 +226,7 @@ class Host:
 
     def start(self, name: str) -> Plan:
         """Start a qube that does not run."""
-        if name not in self.made and self.qube(name).is_running():
+        if self.exists(name) and self.app.domains[name].is_running():
             return
         yield Step(
             (("qvm-start", "--skip-if-running", name),),

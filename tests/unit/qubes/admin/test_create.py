@@ -51,6 +51,25 @@ def test_sends_the_profile_from_qube_to_qube_and_pins(vpn):
     assert not any(profile in call[3] for call in vpn.model.calls)
 
 
+def test_from_nothing_to_pinned_by_one_command(host):
+    """A profile with a server's name: it is looked up, and then no more."""
+    host.file("work", "home.ovpn", "client\n")
+    host.service("sys-vpn", "qubesvpn.Import", "cat >/dev/null")
+    host.service(
+        "sys-vpn",
+        "qubesvpn.Endpoints",
+        '[ "$1" = refresh ] && echo 203.0.113.7 udp 1194; true',
+    )
+    status, _, errors = host.run(
+        *("create", "sys-vpn", "--template=fedora-43", "--yes"),
+        "--profile=work:home.ovpn",
+    )
+    assert (status, errors) == (0, "")
+    assert host.model.vms["sys-vpn"].firewall == PINNED
+    rules = [line for line in host.made() if "firewall.Set" in line]
+    assert [rule.count("specialtarget=dns") for rule in rules] == [0, 1, 0]
+
+
 def test_a_dry_run_changes_nothing_and_says_the_commands(host):
     host.file("work", "x.ovpn", "client\n")
     status, output, _ = host.run(
