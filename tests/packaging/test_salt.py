@@ -4,7 +4,6 @@ Salt is installed from the package index into build/salt, once; it installs
 there without its own requirements, which are named here.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -150,48 +149,21 @@ def test_it_makes_what_qvm_vpn_makes(minion, tmp_path, monkeypatch):
 
 def made_by_command(tmp_path, monkeypatch):
     """Run `qvm-vpn create` against the fake qubesd; its qube."""
-    conftest = TOP / "tests/unit/qubes/admin/conftest.py"
-    spec = importlib.util.spec_from_file_location("dom0_fixtures", conftest)
-    fixtures = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(fixtures)
-    model = fixtures.fake_qubesd.Qubesd()
-    features = dict(fixtures.SUPPORTED)
+    sys.path.insert(0, str(TOP / "tests/dom0"))
+    import dom0
+
+    model = dom0.standard_model()
+    features = dict(dom0.SUPPORTED)
     model.add("fedora-43-vpn", klass="TemplateVM", features=features)
-    model.add("sys-firewall", template="fedora-43-vpn")
-    model.vms["sys-firewall"].values["provides_network"] = "True"
-    model.add("work", template="fedora-43-vpn")
-    path = tmp_path / "qubesd.sock"
-    stop = fixtures.fake_qubesd.serve(model, path)
-    root = tmp_path / "qubes"
-    python = f"{sys.executable} {fixtures.DOM0 / 'fake_qrexec.py'}"
-    for name in ("qrexec-client", "qrexec-client-vm"):
-        text = f'#!/bin/sh\nexec {python} {name} "$@"\n'
-        fixtures._program(root / "bin" / name, text)
-    lines = "".join(f"echo {line}\n" for line in PILLAR["endpoints"])
-    for name, text in (
-        ("Endpoints", lines),
-        ("Import", "cat >/dev/null\n"),
-    ):
-        path_of = root / "sys-vpn/rpc" / f"qubesvpn.{name}"
-        fixtures._program(path_of, f"#!/bin/sh\n{text}")
-    (root / "work").mkdir()
-    (root / "work/home.ovpn").write_text(PROFILE)
-    config = fixtures.qubesadmin.config
-    monkeypatch.setenv("FAKE_QREXEC_ROOT", str(root))
-    monkeypatch.setattr(config, "QUBESD_SOCKET", str(path))
-    monkeypatch.setattr(
-        config, "QREXEC_CLIENT", str(root / "bin/qrexec-client")
-    )
-    try:
-        status = fixtures.main(
-            [
-                *("create", "sys-vpn", "--template=fedora-43-vpn", "--yes"),
-                *("--autostart", "--profile=work:home.ovpn"),
-            ],
-            app=fixtures.qubesadmin.app.QubesLocal(),
+    with dom0.running_host(model, tmp_path, monkeypatch) as host:
+        lines = "".join(f"echo {line}\n" for line in PILLAR["endpoints"])
+        host.service("sys-vpn", "qubesvpn.Endpoints", lines)
+        host.service("sys-vpn", "qubesvpn.Import", "cat >/dev/null")
+        host.file("work", "home.ovpn", PROFILE)
+        status, _, _ = host.run(
+            *("create", "sys-vpn", "--template=fedora-43-vpn", "--yes"),
+            *("--autostart", "--profile=work:home.ovpn"),
         )
-    finally:
-        stop()
     assert status == 0
     return model.vms["sys-vpn"]
 
