@@ -72,11 +72,14 @@ def run(args: argparse.Namespace, world: World) -> int:
     profile = load(Path(args.profile), args, world)
     denied = _denied(args.deny_client_keys, world)
     # late: a server needs sockets and netlink, init and genkey do not
-    from qubes_vpn.runtime.server import ServerProcess, open_device
+    from qubes_vpn.runtime.server import ServerProcess
+    from qubes_vpn.runtime.server_auth import check_backends
+    from qubes_vpn.runtime.server_device import open_device
     from qubes_vpn.runtime.server_nat import Nat
     from qubes_vpn.system.notify import notify
     from qubes_vpn.system.privileges import CAP_NET_ADMIN, drop_privileges
 
+    check_backends(profile)
     logging.basicConfig(
         format="%(message)s", level=logging.INFO, stream=world.out
     )

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from qubes_vpn.cli import server_status
 from qubes_vpn.cli.world import EX_OK, EX_UNAVAILABLE, World
 from qubes_vpn.errors import UnavailableError
 from qubes_vpn.runtime.control import DEFAULT_PATH, ControlClient
@@ -37,10 +38,14 @@ def run(args: argparse.Namespace, world: World) -> int:
     try:
         status = client.ask("watch" if args.watch else "status")
         while True:
+            lines = describe
+            if status.get("role") == "server":
+                status = server_status.whole(args.control, status)
+                lines = server_status.describe
             if args.json:
                 print(json.dumps(status), file=world.out, flush=True)
             else:
-                for line in describe(status):
+                for line in lines(status):
                     print(line, file=world.out, flush=True)
             if not args.watch:
                 return EX_OK

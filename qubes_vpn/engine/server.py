@@ -36,11 +36,8 @@ from qubes_vpn.engine.server_effects import (
     SendTo,
     ServerEffect,
 )
-from qubes_vpn.engine.server_session import (
-    Connected,
-    Deciding,
-    ServerSession,
-)
+from qubes_vpn.engine.server_session import ServerSession
+from qubes_vpn.engine.server_states import Connected, Deciding
 from qubes_vpn.errors import SessionError, UntrustedInputError
 from qubes_vpn.wire.control import HEADER_SIZE
 

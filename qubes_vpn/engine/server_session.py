@@ -7,8 +7,8 @@ traffic record and the outbox are the session's own and live as long as it.
 import math
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final, TypeAlias, assert_never
+from dataclasses import replace
+from typing import Final, assert_never
 
 from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -46,6 +46,18 @@ from qubes_vpn.engine.server_effects import (
     Decision,
     Removed,
 )
+from qubes_vpn.engine.server_states import (
+    Connected,
+    Deciding,
+    Gone,
+    Identity,
+    Leaving,
+    Negotiating,
+    SessionState,
+    key_suite,
+    negotiated,
+)
+from qubes_vpn.engine.server_timers import Timers
 from qubes_vpn.engine.session import (
     ChannelEvent,
     ChannelSettings,
@@ -53,6 +65,7 @@ from qubes_vpn.engine.session import (
     PeerFound,
     RenegotiationStarted,
 )
+from qubes_vpn.engine.settle import GCM_LIMIT
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import SessionError
 from qubes_vpn.wire.key_method import (
@@ -71,67 +84,7 @@ from qubes_vpn.wire.messages import (
 
 # How long a last message may take to arrive, in seconds.
 FAREWELL_S: Final = 5.0
-# OpenVPN's default for reneg-bytes on 64 bit block ciphers (SWEET32).
-_SMALL_BLOCK_BYTES: Final = 64 * 1024 * 1024
-# Packet ids that are left when a key is replaced; NIST SP 800-38D for the
-# blocks: 2^36 of AES-GCM under one key leave the margin that TLS 1.3 takes.
-_PACKETS_MAX: Final = 0xF000_0000
-_BLOCKS_MAX: Final = 1 << 36
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who it is; a renegotiation must not change it."""
-
-    common_name: str
-    username: str
-    leaf: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Negotiating:
-    """TLS and key method 2 are on their way."""
-
-    push_wanted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Deciding:
-    """Whoever decides was asked."""
-
-    identity: Identity
-    abilities: Abilities
-    cipher: str
-    push_wanted: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Connected:
-    """It is in. push: the messages of its PUSH_REPLY; sent: they were."""
-
-    identity: Identity
-    abilities: Abilities
-    suite: KeySuite
-    lease: Lease
-    push: tuple[bytes, ...]
-    sent: bool
-    since: float
-
-
-@dataclass(frozen=True, slots=True)
-class Leaving:
-    """A last message is on its way."""
-
-    removed: Removed
-    until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Nothing is left."""
-
-
-SessionState: TypeAlias = Negotiating | Deciding | Connected | Leaving | Gone
+NAME_MAX: Final = 128
 
 
 class ServerSession:
@@ -168,11 +121,7 @@ class ServerSession:
         self._entropy = entropy
         self._number = 0
         self._shown_token = ""
-        self._heard = now.mono
-        self._key_since = now.mono
-        self._swap_waits = False
-        self._old_key_until = math.inf
-        self._idle_mark = (now.mono, 0)
+        self._timers = Timers(profile, self.traffic, now.mono)
         self._channel = ControlChannel(
             ChannelSettings(
                 is_server=True,
@@ -202,7 +151,7 @@ class ServerSession:
         """
         try:
             self._channel.receive(untrusted, now)
-            self._heard = now.mono
+            self._timers.heard = now.mono
         except SessionError as error:
             self._remove(error.reason, str(error))
         self._after(now)
@@ -216,7 +165,7 @@ class ServerSession:
                 self._remove(error.reason, str(error))
         match self.state:
             case Connected():
-                self._expire_connected(self.state, now)
+                self._expire_connected(now)
             case Leaving(removed, until):
                 if now.mono >= until or self._channel.key.reliable.empty:
                     self._remove(removed.reason, removed.detail)
@@ -271,7 +220,8 @@ class ServerSession:
         due = self._channel.deadline()
         match self.state:
             case Connected():
-                return min(due, *self._timers(self.state))
+                negotiating = self._channel.negotiating
+                return min(due, self._timers.deadline(negotiating=negotiating))
             case Leaving(_, until):
                 return min(due, until)
             case Gone():
@@ -298,7 +248,7 @@ class ServerSession:
             case PeerFound():
                 pass
             case RenegotiationStarted():
-                if self._swap_waits:
+                if self._timers.swap_waits:
                     # both sides keep one older key, so the newer one
                     # must be the one in use by now
                     self._swap(now)
@@ -327,7 +277,7 @@ class ServerSession:
             case Connected():
                 if identity != self.state.identity:
                     raise SessionError("identity-changed")
-                self._install(self.state.suite, now, slot=1)
+                self._install(self.state.suite, slot=1)
                 self._ask(identity, peer.password, now, again=True)
             case Deciding() | Leaving() | Gone():
                 pass
@@ -345,6 +295,10 @@ class ServerSession:
             leaf = chain[0].fingerprint(SHA256())
         if not name or self._profile.username_as_common_name:
             name = peer.username or name
+        for text in (name, peer.username):
+            # they reach logs, status files and file names
+            if not text.isprintable() or len(text) > NAME_MAX:
+                raise SessionError("bad-name")
         return Identity(name, peer.username, leaf)
 
     def _ask(
@@ -390,13 +344,13 @@ class ServerSession:
     def _admit(
         self, state: Deciding, decision: Decision, lease: Lease, now: Now
     ) -> None:
-        suite = self._suite(state)
+        suite = key_suite(self._profile, self.client, state)
         options = push_options(
             self._profile,
             decision.config,
             lease,
             state.abilities,
-            self._negotiated(state, suite, now),
+            negotiated(state, suite, self._token(state.identity, now)),
         )
         connected = Connected(
             state.identity,
@@ -408,7 +362,9 @@ class ServerSession:
             since=now.mono,
         )
         self.state = connected
-        self._install(suite, now, slot=0)
+        self._install(suite, slot=0)
+        limit = GCM_LIMIT if suite.cipher.endswith("-GCM") else 0
+        self._timers.admitted(now.mono, limit)
         if state.abilities.proto & IvProto.DYN_TLS_CRYPT:
             self._channel.use_dynamic_tls_crypt(self._static_key)
         self.effects.append(
@@ -422,44 +378,6 @@ class ServerSession:
         )
         if state.push_wanted:
             self._push(connected, now)
-
-    def _suite(self, state: Deciding) -> KeySuite:
-        proto = state.abilities.proto
-        profile = self._profile
-        return KeySuite(
-            state.cipher,
-            profile.auth,
-            self.client if proto & IvProto.DATA_V2 else None,
-            ekm=bool(proto & IvProto.TLS_KEY_EXPORT),
-            replay_window=profile.replay_window,
-            replay_time=profile.replay_time,
-        )
-
-    def _negotiated(
-        self, state: Deciding, suite: KeySuite, now: Now
-    ) -> tuple[str, ...]:
-        """List the options that the session itself needs."""
-        proto = state.abilities.proto
-        options = []
-        if suite.peer_id is not None:
-            options.append(f"peer-id {suite.peer_id}")
-        if state.abilities.ciphers:
-            options.append(f"cipher {suite.cipher}")
-        flags = []
-        if proto & IvProto.CC_EXIT_NOTIFY:
-            flags.append("cc-exit")
-            if suite.ekm:
-                flags.append("tls-ekm")
-        elif suite.ekm:
-            options.append("key-derivation tls-ekm")
-        if proto & IvProto.DYN_TLS_CRYPT:
-            flags.append("dyn-tls-crypt")
-        if flags:
-            options.append(f"protocol-flags {' '.join(flags)}")
-        token = self._token(state.identity, now)
-        if token:
-            options.append(f"auth-token {token}")
-        return tuple(options)
 
     def _token(self, identity: Identity, now: Now) -> str:
         """Make a token that follows the one that the client showed."""
@@ -479,107 +397,37 @@ class ServerSession:
             self._channel.say(message, now)
         self.state = replace(state, sent=True)
 
-    def _install(self, suite: KeySuite, now: Now, *, slot: int) -> None:
+    def _install(self, suite: KeySuite, *, slot: int) -> None:
         keys = self._channel.data_keys(suite)
         self.effects.append(InstallKeys(slot, keys))
-        self._swap_waits = slot == 1
-        self._old_key_until = math.inf
-        if slot == 0:
-            self._key_since = now.mono
+        self._timers.swap_waits = slot == 1
+        self._timers.retire_at = math.inf
 
     def _maybe_swap(self, now: Now) -> None:
         """Encrypt with the new key once the client must have it too."""
-        if not self._swap_waits or not isinstance(self.state, Connected):
+        if not self._timers.swap_waits or not isinstance(self.state, Connected):
             return
-        if self._channel.negotiating or not self._channel.key.reliable.empty:
-            return
-        self._swap(now)
+        if not self._channel.negotiating and self._channel.key.reliable.empty:
+            self._swap(now)
 
     def _swap(self, now: Now) -> None:
-        self._swap_waits = False
-        self._key_since = now.mono
-        self._old_key_until = now.mono + self._profile.tran_window
-        self.traffic.restart()
+        self._timers.swapped(now.mono)
         self.effects.append(SwapKeys())
 
     # --- being in
 
-    def _expire_connected(self, state: Connected, now: Now) -> None:
-        profile, traffic, mono = self._profile, self.traffic, now.mono
-        ended = self._ended(state, mono)
+    def _expire_connected(self, now: Now) -> None:
+        timers, mono = self._timers, now.mono
+        ended = timers.ended(mono)
         if ended:
             self._remove(ended)
             return
-        if mono >= self._old_key_until:
-            self._old_key_until = math.inf
+        if timers.retire_due(mono):
             self.effects.append(RemoveKeys(1))
-        if profile.ping and mono >= self._ping_at(state):
-            # the data plane notes when it went out; so do we, for the timer
-            traffic.tx_last = mono
+        if timers.ping_due(mono):
             self.effects.append(SendData(PING))
-        if self._rekey_due(state, mono):
+        if timers.rekey_due(mono, negotiating=self._channel.negotiating):
             self._channel.renegotiate(now)
-
-    def _ended(self, state: Connected, mono: float) -> str:
-        profile = self._profile
-        if self.traffic.peer_exited:
-            return "exit"
-        if profile.ping_restart and mono >= self._silent_at(state):
-            return "ping-restart"
-        timeout = profile.session_timeout
-        if timeout and mono >= state.since + timeout:
-            return "session-timeout"
-        since, count = self._idle_mark
-        if profile.inactive and mono >= since + profile.inactive:
-            moved = self.traffic.tun_bytes - count
-            if moved <= profile.inactive_bytes:
-                return "inactive"
-            self._idle_mark = (mono, self.traffic.tun_bytes)
-        return ""
-
-    def _rekey_due(self, state: Connected, mono: float) -> bool:
-        profile, traffic = self._profile, self.traffic
-        if self._swap_waits:
-            return False
-        limit = profile.reneg_bytes
-        if limit < 0:
-            small = "DES" in state.suite.cipher or "BF" in state.suite.cipher
-            limit = _SMALL_BLOCK_BYTES if small else 0
-        used = traffic.rx_bytes + traffic.tx_bytes
-        packets = traffic.rx_packets + traffic.tx_packets
-        return bool(
-            mono >= self._rekey_at()
-            or (limit and used >= limit)
-            or (profile.reneg_pkts and packets >= profile.reneg_pkts)
-            or traffic.key_packets >= _PACKETS_MAX
-            or traffic.key_blocks >= _BLOCKS_MAX
-        )
-
-    def _timers(self, state: Connected) -> list[float]:
-        profile = self._profile
-        timers = [self._rekey_at(), self._old_key_until]
-        if profile.ping:
-            timers.append(self._ping_at(state))
-        if profile.ping_restart:
-            timers.append(self._silent_at(state))
-        if profile.inactive:
-            timers.append(self._idle_mark[0] + profile.inactive)
-        if profile.session_timeout:
-            timers.append(state.since + profile.session_timeout)
-        return timers
-
-    def _ping_at(self, state: Connected) -> float:
-        return max(self.traffic.tx_last, state.since) + self._profile.ping
-
-    def _silent_at(self, state: Connected) -> float:
-        heard = max(self.traffic.rx_last, self._heard, state.since)
-        return heard + self._profile.ping_restart
-
-    def _rekey_at(self) -> float:
-        busy = self._channel.negotiating or self._swap_waits
-        if not self._profile.reneg_sec or busy:
-            return math.inf
-        return self._key_since + self._profile.reneg_sec
 
     # --- going out
 

@@ -6,7 +6,6 @@ After EVERY input to the engine everything that it wants done is done
 
 import contextlib
 import logging
-import os
 import secrets
 import selectors
 import signal
@@ -14,7 +13,6 @@ import socket
 import time
 from collections import Counter
 from dataclasses import replace
-from ipaddress import IPv4Interface, IPv6Interface, ip_address
 from pathlib import Path
 from typing import Any, Final, assert_never
 
@@ -27,7 +25,7 @@ from qubes_vpn.engine.effects import (
     SwapKeys,
 )
 from qubes_vpn.engine.events import Now
-from qubes_vpn.engine.hello import Source
+from qubes_vpn.engine.hello import RateLimit, Source
 from qubes_vpn.engine.server import ServerEngine
 from qubes_vpn.engine.server_effects import (
     Admitted,
@@ -41,6 +39,11 @@ from qubes_vpn.errors import ConfigError, OsRefusedError
 from qubes_vpn.runtime.control import ControlServer
 from qubes_vpn.runtime.server_auth import Authenticator
 from qubes_vpn.runtime.server_clients import Client, Sources
+from qubes_vpn.runtime.server_files import (
+    LeaseMemory,
+    modified,
+    replace_file,
+)
 from qubes_vpn.runtime.server_plane import OnEvents, ServerPlane
 from qubes_vpn.runtime.server_status import (
     ClientStatus,
@@ -48,51 +51,22 @@ from qubes_vpn.runtime.server_status import (
     metrics,
     status_file,
 )
-from qubes_vpn.system import tun
 from qubes_vpn.system.listen import open_listener
-from qubes_vpn.system.rtnl import Rtnl
 
 _LOG: Final = logging.getLogger(__name__)
 # How long goodbyes may take when the server stops, in seconds.
 STOP_S: Final = 1.5
 CHORES_S: Final = 5.0
-_MAIN_TABLE: Final = 254
-_DEVICES_MAX: Final = 256
-_FILE_MODE: Final = 0o600
-
-
-def open_device(profile: ServerProfile) -> tuple[int, str]:
-    """Make the tunnel device with its addresses and routes.
-
-    Gives its descriptor and name. Raises OsRefusedError.
-    """
-    rtnl = Rtnl()
-    name = profile.dev
-    if name == "tun":
-        free = (f"tun{number}" for number in range(_DEVICES_MAX))
-        name = next(n for n in free if rtnl.link(n) is None)
-    descriptor = tun.TunSource().take()
-    tun.attach(descriptor, name, vnet_hdr=False)
-    link = rtnl.link(name)
-    if link is None:
-        raise OsRefusedError(f"device {name} is not there")
-    rtnl.set_link(link, up=True, mtu=profile.tun_mtu)
-    if profile.network4:
-        first, prefix = profile.network4[1], profile.network4.prefixlen
-        rtnl.add_address(link.index, IPv4Interface((first, prefix)))
-    if profile.network6:
-        first6, prefix = profile.network6[1], profile.network6.prefixlen
-        rtnl.add_address(link.index, IPv6Interface((first6, prefix)))
-    for network, _gateway, metric in profile.routes:
-        rtnl.replace_route(_MAIN_TABLE, network, link.index, metric)
-    return descriptor, name
+TELL_S: Final = 0.5
+VERSION_MAX: Final = 32
 
 
 class ServerProcess:
     """One server, from its first packet to its last.
 
-    descriptor, device: of open_device. control_path, metrics_path: unix
-    sockets; "" for none. Raises ConfigError and OsRefusedError.
+    descriptor, device: of server_device.open_device. control_path,
+    metrics_path: unix sockets; "" for none. Raises ConfigError and
+    OsRefusedError.
     """
 
     def __init__(
@@ -154,11 +128,15 @@ class ServerProcess:
                 OnEvents(lambda _events: self._on_metrics()),
             )
         self._stop_by: float | None = None
+        self._log_limit = RateLimit(20, 10)
         self._chores_at = 0.0
+        # when those who watch are told of a change; inf: nothing changed
+        self._tell_at = float("inf")
         self._status_at = 0.0
+        self._memory: LeaseMemory | None = None
+        if profile.persist_file:
+            self._memory = LeaseMemory(profile.persist_file, self.engine.leases)
         self._persist_at = time.monotonic() + profile.persist_seconds
-        self._persisted = ""
-        self._load_persisted()
 
     # --- the loop
 
@@ -218,6 +196,7 @@ class ServerProcess:
         return min(
             self.engine.deadline(),
             self._chores_at,
+            self._tell_at,
             self._stop_by or float("inf"),
         )
 
@@ -226,6 +205,9 @@ class ServerProcess:
         if now.mono >= self.engine.deadline():
             self.engine.expire(now)
             self._drain(now)
+        if self._control and now.mono >= self._tell_at:
+            self._tell_at = float("inf")
+            self._control.changed(self._describe())
         if now.mono >= self._chores_at:
             self._chores_at = now.mono + CHORES_S
             self._chores(now)
@@ -233,19 +215,19 @@ class ServerProcess:
     def _chores(self, now: Now) -> None:
         profile = self.profile
         self._plane.hang_up_strangers(now.mono - profile.hand_window)
-        if profile.crl_file and _modified(profile.crl_file) != self._crl_seen:
+        if profile.crl_file and modified(profile.crl_file) != self._crl_seen:
             self._reload_crl()
         if profile.status_file and now.mono >= self._status_at:
             self._status_at = now.mono + profile.status_seconds
             self._write_status(now)
-        if profile.persist_file and now.mono >= self._persist_at:
+        if self._memory and now.mono >= self._persist_at:
             self._persist_at = now.mono + profile.persist_seconds
-            self._persist()
+            self._memory.save()
 
     def close(self) -> None:
         """Let go of everything but the device."""
-        if self.profile.persist_file:
-            self._persist()
+        if self._memory:
+            self._memory.save()
         if self._authenticator is not None:
             self._authenticator.close()
         if self._control is not None:
@@ -347,6 +329,7 @@ class ServerProcess:
         client.sources = Sources(addresses, networks)
         client.channel.sources = client.sources
         self._plane.router.add(client)
+        self._tell_at = min(self._tell_at, now.mono + TELL_S)
         _LOG.info(
             "client %s is in as number %d from %s, address %s %s, %s",
             effect.common_name,
@@ -363,7 +346,9 @@ class ServerProcess:
             name = client.admitted.common_name if client.admitted else "?"
             _LOG.info("client %s (%d) is gone: %s", name, number, effect.reason)
             self._plane.detach(client)
-        else:
+            self._tell_at = min(self._tell_at, time.monotonic() + TELL_S)
+        elif self._log_limit.allow(time.monotonic()):
+            # anybody can make us write this: not more than so often
             _LOG.info("not let in: %s", effect.detail or effect.reason)
         if effect.source is not None:
             self._plane.hang_up(effect.source)
@@ -390,7 +375,7 @@ class ServerProcess:
 
     def _read_crl(self) -> bytes:
         path = self.profile.crl_file
-        self._crl_seen = _modified(path)
+        self._crl_seen = modified(path)
         try:
             return Path(path).read_bytes()
         except OSError as error:
@@ -404,40 +389,6 @@ class ServerProcess:
             _LOG.info("read %s", self.profile.crl_file)
         except (OsRefusedError, ConfigError) as error:
             _LOG.error("the revocation list stays as it was: %s", error)
-
-    def _load_persisted(self) -> None:
-        """Read lines `name,address,address6`; what is wrong is left out."""
-        path = self.profile.persist_file
-        if not path:
-            return
-        with contextlib.suppress(FileNotFoundError):
-            for line in Path(path).read_text(encoding="utf-8").splitlines():
-                name, *addresses = line.split(",")
-                self._remember(name, addresses)
-
-    def _remember(self, name: str, addresses: list[str]) -> None:
-        leases = self.engine.leases
-        for text in filter(None, addresses):
-            with contextlib.suppress(ValueError):
-                address = ip_address(text)
-                if address.version == 4 and leases.pool4:
-                    leases.pool4.remember({name: address})
-                elif address.version == 6 and leases.pool6:
-                    leases.pool6.remember({name: address})
-
-    def _persist(self) -> None:
-        leases = self.engine.leases
-        four = leases.pool4.remembered() if leases.pool4 else {}
-        six = leases.pool6.remembered() if leases.pool6 else {}
-        lines = [
-            f"{name},{four.get(name, '')},{six.get(name, '')}\n"
-            for name in {**four, **six}
-            if "," not in name and name.isprintable()
-        ]
-        text = "".join(lines)
-        if text != self._persisted:
-            _replace_file(self.profile.persist_file, text)
-            self._persisted = text
 
     # --- what there is to tell
 
@@ -474,7 +425,7 @@ class ServerProcess:
             else int(client.since),
             cipher=admitted.cipher,
             tls=session.tls_version,
-            version=session.peer_info.get("IV_VER", ""),
+            version=session.peer_info.get("IV_VER", "")[:VERSION_MAX],
             floated=client.floated,
         )
 
@@ -491,12 +442,8 @@ class ServerProcess:
     def _on_control(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
         match verb:
             case "status" | "watch":
-                return describe(
-                    self.status(),
-                    self._half_open(),
-                    self._drops(),
-                    self._device,
-                )
+                after = request.get("after", -1)
+                return self._describe(after if isinstance(after, int) else -1)
             case "disconnect" if isinstance(request.get("client"), int):
                 now = _now()
                 self.engine.disconnect(request["client"], "HALT", now)
@@ -504,6 +451,15 @@ class ServerProcess:
                 return {"ok": True}
             case _:
                 return {"ok": False, "error": f"no verb {verb} here"}
+
+    def _describe(self, after: int = -1) -> dict[str, Any]:
+        return describe(
+            self.status(),
+            self._half_open(),
+            self._drops(),
+            self._device,
+            after,
+        )
 
     def _on_metrics(self) -> None:
         assert self._metrics is not None
@@ -523,34 +479,11 @@ class ServerProcess:
 
     def _write_status(self, now: Now) -> None:
         text = status_file(self.profile.status_version, self.status(), now.unix)
-        _replace_file(self.profile.status_file, text)
+        replace_file(self.profile.status_file, text)
 
 
 def _now() -> Now:
     return Now(mono=time.monotonic(), unix=time.time())
-
-
-def _modified(path: str) -> float:
-    try:
-        return Path(path).stat().st_mtime
-    except OSError:
-        return 0.0
-
-
-def _replace_file(path: str, text: str) -> None:
-    """Replace a file whole; a failure is reported and not fatal."""
-    temporary = Path(f"{path}.new")
-    try:
-        descriptor = os.open(
-            temporary,
-            os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW,
-            _FILE_MODE,
-        )
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        temporary.replace(path)
-    except OSError as error:
-        _LOG.error("%s: %s", path, error.strerror)
 
 
 def _listen_unix(path: str) -> socket.socket:

@@ -6,6 +6,7 @@ file would have said is not known.
 """
 
 import concurrent.futures
+import importlib.util
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from qubes_vpn.config.server_profile import (
 )
 from qubes_vpn.crypto.passwords import NOBODY, verify_password
 from qubes_vpn.engine.server_effects import Authenticate, Decision
-from qubes_vpn.errors import ConfigError
+from qubes_vpn.errors import ConfigError, UnavailableError
 
 _LOG: Final = logging.getLogger(__name__)
 # what may be a file name in client-config-dir; never a dot first
@@ -155,12 +156,23 @@ def _in_file(path: str, user: str, password: str) -> bool:
     return verify_password(password, stored)
 
 
+def check_backends(profile: ServerProfile) -> None:
+    """See that what decides is there. Raises UnavailableError."""
+    if profile.pam_service and importlib.util.find_spec("pam") is None:
+        raise UnavailableError(
+            "--pam needs the Python package pam: install python3-pampy"
+        )
+    if profile.password_file and not Path(profile.password_file).is_file():
+        raise UnavailableError(f"{profile.password_file}: no such file")
+    directory = profile.client_config_dir
+    if directory and not Path(directory).is_dir():
+        raise UnavailableError(f"{directory}: no such directory")
+
+
 def _in_pam(service: str, user: str, password: str) -> bool:
     """Ask PAM, where its Python package is installed."""
-    try:
-        import pam
-    except ImportError as error:
-        raise OSError("python3-pampy or python-pam is not installed") from error
+    import pam
+
     if "\0" in user + password:
         return False
     return bool(pam.pam().authenticate(user, password, service=service))

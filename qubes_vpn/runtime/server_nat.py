@@ -12,6 +12,10 @@ from qubes_vpn.system import sysctl
 from qubes_vpn.system.nft import Nft
 
 TABLE: Final = "inet qubes_vpn_server"
+# OpenVPN's default, as the size of outer packets; and the most that is
+# around an inner one: IPv6, UDP or a frame in TCP, data header, id and tag.
+_MSSFIX: Final = 1492
+_OUTER: Final = 40 + 20 + 2 + 4 + 4 + 16
 _FORWARDING: Final = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 
@@ -28,8 +32,9 @@ def render(profile: ServerProfile, device: str) -> str:
         f'oifname "{device}" drop',
     ]
     clamp = [
-        f'{way} "{device}" tcp flags & (syn | rst) == syn'
-        " tcp option maxseg size set rt mtu"
+        f'meta nfproto {family} {way} "{device}"'
+        f" tcp flags & (syn | rst) == syn tcp option maxseg size set {mss}"
+        for family, mss in _mss(profile)
         for way in ("iifname", "oifname")
     ]
     masquerade = [
@@ -55,6 +60,15 @@ def render(profile: ServerProfile, device: str) -> str:
             "}\n",
         )
     )
+
+
+def _mss(profile: ServerProfile) -> tuple[tuple[str, int], ...]:
+    """Give the largest TCP segments that fit, as mssfix says; () for none."""
+    if not profile.mssfix:
+        return ()
+    outer = profile.mssfix if profile.mssfix > 0 else _MSSFIX
+    inner = outer - _OUTER
+    return (("ipv4", inner - 40), ("ipv6", inner - 60))
 
 
 def _chain(name: str, hook: str, rules: list[str]) -> list[str]:

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+# Clients in one answer of the control socket, whose lines have 64 KiB.
+PAGE: Final = 64
 TITLE: Final = "OpenVPN 2.6 compatible, qubes-vpn"
 _CLIENT_COLUMNS: Final = (
     "Common Name",
@@ -56,13 +58,23 @@ def describe(
     half_open: int,
     drops: Mapping[str, int],
     device: str,
+    after: int = -1,
 ) -> dict[str, Any]:
-    """Give the status as the control socket tells it."""
+    """Give the status as the control socket tells it.
+
+    At most PAGE clients, those with numbers above `after`; "more" says that
+    there are others.
+    """
+    rows = sorted(
+        (client for client in clients if client.number > after),
+        key=lambda client: client.number,
+    )
     return {
         "ok": True,
         "role": "server",
         "device": device,
-        "clients": [asdict(client) for client in clients],
+        "clients": [asdict(client) for client in rows[:PAGE]],
+        "more": len(rows) > PAGE,
         "half_open": half_open,
         "drops": dict(drops),
     }
