@@ -189,7 +189,7 @@ DIRECTIVES: Final = _table((
     Directive("http-proxy", "host port [text] [text]", _CLIENT | Scope.CONNECTION),
     Directive("http-proxy-user-pass", "file", _CLIENT, block=True),
     Directive("http-proxy-option", "text [text] [text]", _CLIENT | Scope.CONNECTION),
-    Directive("http-proxy-override", "text...", _CLIENT, _IGNORE, "comes from a management interface; write http-proxy"),
+    Directive("http-proxy-override", "text text [text]", _CLIENT, _IGNORE, "comes from a management interface; write http-proxy"),
     Directive("http-proxy-retry", "[text...]", _CLIENT | Scope.CONNECTION, _IGNORE, "a proxy is always tried again"),
     Directive("http-proxy-timeout", "[text...]", _CLIENT | Scope.CONNECTION, _IGNORE, "connect-timeout holds for the proxy too"),
     Directive("socks-proxy", "host [port] [file]", _CLIENT | Scope.CONNECTION),
