@@ -96,4 +96,4 @@ def on_info(message: Info, state: ClientState, now: Now) -> AskUser | Notice:
     if kind == "CR_TEXT":
         echo = "E" in flags.split(",")
         return AskUser("crtext", printable(text), echo, timeout)
-    return Notice("QV-123", printable(message.text))
+    return Notice("QV-523", printable(message.text))

@@ -44,9 +44,9 @@ RUN_MAX_S: Final = 20.0
 _KIND_OF_CODE: Final = (
     ("QV-320", "authentication needed"),
     ("QV-404", "leak attempt undone"),
-    ("QV-14", "the server's certificate"),
-    ("QV-11", "authentication"),
-    ("QV-10", "the server"),
+    ("QV-54", "the server's certificate"),
+    ("QV-51", "authentication"),
+    ("QV-50", "the server"),
     ("QV-310", "the server"),
     ("QV-33", "closed"),
     ("QV-4", "closed"),

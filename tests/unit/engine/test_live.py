@@ -151,7 +151,7 @@ def test_a_wrong_password_ends_with_the_servers_reason(start_server, namespace):
     )
     live.run_until(lambda one: isinstance(one.engine.state, Closed))
     (ended,) = live.of(effects.Ended)
-    assert (ended.reason, ended.code) == ("auth-failed", "QV-110")
+    assert (ended.reason, ended.code) == ("auth-failed", "QV-510")
     assert not ended.retry
     assert not live.of(effects.OpenForwarding)
     live.close()

@@ -225,7 +225,7 @@ def test_reasons(state, event, reason, retry):
     ended = after.effects[-1]
     assert (ended.reason, ended.retry) == (reason, retry)
     assert ended.code.startswith("QV-1")
-    assert ended.code != "QV-100"
+    assert ended.code != "QV-500"
     assert ended.detail
 
 
