@@ -37,7 +37,8 @@ from qubes_vpn.dataplane.unseal import ROW_WIDTH, ROWS, SEALED_MAX, Opener
 from qubes_vpn.dataplane.userspace import DATA, UserspacePlane
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.data_key import AeadKey
-from qubes_vpn.errors import UntrustedInputError
+from qubes_vpn.errors import SessionError, UntrustedInputError
+from qubes_vpn.wire.framing import LENGTH_SIZE
 
 # linux/if_tun.h: TUNSETOFFLOAD bits.
 TUN_F_USO4: Final = 0x20
@@ -152,14 +153,65 @@ class OffloadPlane(UserspacePlane):
     # --- down ---------------------------------------------------------------
 
     def _from_link(self, control: list[bytes], now: float) -> None:
-        if isinstance(self._link, StreamLink):
-            super()._from_link(control, now)
-            return
         self._rest()
-        if self._gro or self._jumbo:
+        if isinstance(self._link, StreamLink):
+            self._receive_stream(self._link, control, now)
+        elif self._gro or self._jumbo:
             self._receive_joined(control, now)
         else:
             self._receive_rows(control, now)
+
+    def _receive_stream(
+        self, link: StreamLink, control: list[bytes], now: float
+    ) -> None:
+        """Read once, and open the whole packets in it together."""
+        data = link.receive()
+        sizes: list[int] = []
+        at, rest = 0, len(data)
+        while rest > LENGTH_SIZE:
+            size = data[at] << 8 | data[at + 1]
+            if not size:
+                raise SessionError("link-framing", "a packet of 0 bytes")
+            if rest < LENGTH_SIZE + size:
+                break
+            if size > SEALED_MAX:
+                self._open_stream(sizes, control, now)
+                begin = at + LENGTH_SIZE
+                self._open_alone(data[begin : begin + size], now)
+                count = 1
+            else:
+                count = self._fill_rows(data, at, size, len(sizes))
+                sizes += [size] * count
+            at += count * (LENGTH_SIZE + size)
+            rest = len(data) - at
+            if len(sizes) == ROWS:
+                self._open_stream(sizes, control, now)
+        link.consume(at)
+        self._open_stream(sizes, control, now)
+
+    def _fill_rows(
+        self, data: memoryview, at: int, size: int, first: int
+    ) -> int:
+        """Copy framed packets that have this size into the rows."""
+        stride = LENGTH_SIZE + size
+        count = min((len(data) - at) // stride, ROWS - first)
+        block = np.frombuffer(data, np.uint8, count * stride, at)
+        block = block.reshape(count, stride)
+        if count > 1:
+            other = (block[:, :LENGTH_SIZE] != block[0, :LENGTH_SIZE]).any(1)
+            if other.any():
+                count = int(other.argmax())
+        rows = self._opener.data[first : first + count]
+        rows[:, :size] = block[:count, LENGTH_SIZE:]
+        return count
+
+    def _open_stream(
+        self, sizes: list[int], control: list[bytes], now: float
+    ) -> None:
+        if sizes:
+            self._open(sizes, control, now)
+            self._deliver_rows()
+            sizes.clear()
 
     def _receive_rows(self, control: list[bytes], now: float) -> None:
         """Receive datagrams side by side, and open them together."""

@@ -83,6 +83,15 @@ class UserspacePlane:
             self._link.resume(link)
             self._watch()
 
+    @property
+    def link(self) -> DatagramLink | StreamLink:
+        """The link, for another plane to go on with."""
+        return self._link
+
+    def let_go(self) -> None:
+        """Stop watching link and tun; keys stay with the channel."""
+        self._epoll.close()
+
     def open(self, device: str) -> None:
         """Remember the device's name; the descriptor is open already."""
         self.device = device

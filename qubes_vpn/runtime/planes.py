@@ -13,6 +13,7 @@ from typing import Final, TypeAlias
 from qubes_vpn.config.profile import ClientProfile, Remote
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
+from qubes_vpn.dataplane import choose
 from qubes_vpn.dataplane.kernel import CIPHERS, KernelPlane, unsuited
 from qubes_vpn.dataplane.link import StreamLink
 from qubes_vpn.dataplane.userspace import UserspacePlane
@@ -44,6 +45,8 @@ class Planes:
         self._choice = choice
         self._absent = ""
         self._tun = -1
+        self._headers = False
+        self._offloads = 0
 
     @property
     def features(self) -> PlaneFeatures:
@@ -78,6 +81,11 @@ class Planes:
             return KernelPlane(self._keeper, link, channel, stream=stream)
         return UserspacePlane(link, self._tun, channel, stream=stream)
 
+    def prepare(self) -> None:
+        """Import what is slow to import, while the server takes its time."""
+        if self._headers:
+            choose.prepare()
+
     def settle(
         self,
         plane: AnyPlane,
@@ -86,9 +94,9 @@ class Planes:
         keys: DataKeys,
     ) -> AnyPlane:
         """Give the plane that these settings and first keys can use."""
-        if not isinstance(plane, KernelPlane):
-            return plane
         stream = isinstance(plane.link, StreamLink)
+        if not isinstance(plane, KernelPlane):
+            return self._faster(plane, plane.link.sock, channel, stream=stream)
         self.reason = unsuited(settings, keys) or plane.unready()
         if not self.reason:
             plane.begin(settings, keys)
@@ -102,7 +110,27 @@ class Planes:
             plane.link.sock, self._tun, channel, stream=stream
         )
         following.resume(plane.link)
-        return following
+        return self._faster(following, plane.link.sock, channel, stream=stream)
+
+    def _faster(
+        self,
+        plane: UserspacePlane,
+        link: socket.socket,
+        channel: DataChannel,
+        *,
+        stream: bool,
+    ) -> UserspacePlane:
+        """Give the plane with offloads, where the device has them."""
+        if not self._headers:
+            return plane
+        return choose.with_offloads(
+            plane,
+            link,
+            self._tun,
+            channel,
+            stream=stream,
+            offloads=self._offloads,
+        )
 
     def _unsuited(self, profile: ClientProfile, remote: Remote) -> str:
         """Say why the kernel's plane is not even tried; "": it is."""
@@ -142,8 +170,12 @@ class Planes:
         if self._tun >= 0:
             discard_queue(self._tun)
             return
-        reply, descriptors = self._keeper.request(messages.OpenTun())
+        self._headers = choose.can_offload()
+        reply, descriptors = self._keeper.request(
+            messages.OpenTun(vnet_hdr=self._headers)
+        )
         assert isinstance(reply, messages.TunOpened)
+        self._offloads = reply.offloads
         self.device = reply.device
         self._tun = descriptors[0]
 

@@ -269,6 +269,7 @@ class Session:
         now = clock()
         self.engine.start(now)
         self._drain(now)
+        self._planes.prepare()
 
     def _drain(self, now: Now) -> None:
         try:
