@@ -224,7 +224,7 @@ def test_reasons(state, event, reason, retry):
     after = life.step(STATES[state], EVENTS[event], NOW)
     ended = after.effects[-1]
     assert (ended.reason, ended.retry) == (reason, retry)
-    assert ended.code.startswith("QV-1")
+    assert ended.code.startswith("QV-5")
     assert ended.code != "QV-500"
     assert ended.detail
 
