@@ -89,6 +89,7 @@ class Document:
         self.notes: list[tuple[int, str, str]] = []
         self.connections: list[Document] = []
         self.outer: Document | None = None
+        self.until: int | None = None  # items after this order do not count
         self._read_file = read_file
         self.items: dict[str, list[Item]] = {}
         self._unknown: list[Statement] = []
@@ -114,6 +115,9 @@ class Document:
     def finish(self) -> None:
         """Settle what could only be known at the end of the last file."""
         for statement in self._unknown:
+            if len(self.problems) >= PROBLEMS_MAX:
+                self.report(statement, "too many errors", code="QV-112")
+                break
             if self._tolerant or statement.name in self._ignorable:
                 self.note(statement, "the profile says to ignore it")
             else:
@@ -258,7 +262,8 @@ class Document:
         inner = self._part(Scope.CONNECTION)
         # What is written after the block does not hold inside it.
         inner.outer = self._part(self.scope)
-        inner.outer.items = {k: list(v) for k, v in self.items.items()}
+        inner.outer.items = self.items
+        inner.outer.until = self.count
         lexer = Lexer(statement.block, statement.file, statement.line + 1)
         for one in lexer.statements():
             self.count += 1
@@ -283,7 +288,10 @@ class Document:
 
     def all(self, name: str) -> list[Item]:
         """Give every item of that name, in order."""
-        return self.items.get(name, [])
+        found = self.items.get(name, [])
+        if self.until is None:
+            return found
+        return [item for item in found if item.order <= self.until]
 
     def last(self, *names: str) -> Item | None:
         """Give the item in force: the last written of these names."""

@@ -28,16 +28,17 @@ def remotes(doc: Document) -> tuple[Remote, ...]:
         for item in inner.all("remote")[-1:]
     ]
     if not found:
-        found = [_remote(doc, item) for item in doc.all("remote")]
+        lines = doc.all("remote")
+        if len(lines) > REMOTES_MAX:
+            doc.complain(f"over {REMOTES_MAX} servers", "QV-112")
+        found = [_remote(doc, item) for item in lines[:REMOTES_MAX]]
     elif doc.has("remote"):
         first = doc.all("remote")[0].statement
         doc.note(first, "connection blocks are used instead")
-    if len(found) > REMOTES_MAX:
-        doc.complain(f"over {REMOTES_MAX} servers", "QV-112")
     if not found and not doc.problems:
         doc.complain('names no server: a line "remote HOST PORT" is missing')
     _check_ports(doc)
-    return tuple(found[:REMOTES_MAX])
+    return tuple(found)
 
 
 def _check_ports(doc: Document) -> None:
