@@ -59,6 +59,9 @@ STOP_S: Final = 1.5
 CHORES_S: Final = 5.0
 TELL_S: Final = 0.5
 VERSION_MAX: Final = 32
+REQUEST_MAX: Final = 8192
+# A local reader of metrics that does not read is not waited for longer.
+SEND_S: Final = 0.2
 
 
 class ServerProcess:
@@ -463,19 +466,29 @@ class ServerProcess:
 
     def _on_metrics(self) -> None:
         assert self._metrics is not None
-        text = metrics(self.status(), self._half_open(), self._drops())
         with contextlib.suppress(OSError):
             sock, _ = self._metrics.accept()
-            with sock:
-                sock.settimeout(1.0)
-                body = text.encode()
-                head = (
-                    "HTTP/1.0 200 OK\r\n"
-                    "Content-Type: text/plain; version=0.0.4\r\n"
-                    f"Content-Length: {len(body)}\r\n\r\n"
-                )
-                sock.sendall(head.encode() + body)
-                sock.shutdown(socket.SHUT_WR)
+            sock.setblocking(False)
+            self._selector.register(
+                sock,
+                selectors.EVENT_READ,
+                OnEvents(lambda _events: self._tell_metrics(sock)),
+            )
+
+    def _tell_metrics(self, sock: socket.socket) -> None:
+        """Answer whatever was asked, and close."""
+        self._selector.unregister(sock)
+        text = metrics(self.status(), self._half_open(), self._drops())
+        body = text.encode()
+        head = (
+            "HTTP/1.0 200 OK\r\n"
+            "Content-Type: text/plain; version=0.0.4\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        with sock, contextlib.suppress(OSError):
+            sock.recv(REQUEST_MAX)
+            sock.settimeout(SEND_S)
+            sock.sendall(head.encode() + body)
 
     def _write_status(self, now: Now) -> None:
         text = status_file(self.profile.status_version, self.status(), now.unix)
