@@ -70,7 +70,7 @@ def run(args: argparse.Namespace, world: World) -> int:
     if args.profile == "init":
         return server_init.init(args, world)
     profile = load(Path(args.profile), args, world)
-    denied = _denied(args.deny_client_keys, world)
+    denied = denied_keys(args.deny_client_keys, world)
     # late: a server needs sockets and netlink, init and genkey do not
     from qubes_vpn.runtime.server import ServerProcess
     from qubes_vpn.runtime.server_auth import check_backends
@@ -145,7 +145,8 @@ def load(path: Path, args: argparse.Namespace, world: World) -> ServerProfile:
     return profile
 
 
-def _denied(path: Path | None, world: World) -> frozenset[bytes]:
+def denied_keys(path: Path | None, world: World) -> frozenset[bytes]:
+    """Read the metadata of keys that are not let in. Raises ConfigError."""
     if path is None:
         return frozenset()
     denied = set()

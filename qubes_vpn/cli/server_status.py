@@ -37,7 +37,7 @@ def describe(status: dict[str, Any]) -> Iterator[str]:
         moved = f", moved {one['floated']} times" if one["floated"] else ""
         yield f"{_plain(one['name'])}  {inside}  from {one['remote']}"
         yield (
-            f"           since {since}, in {_size(one['rx_bytes'])},"
+            f"  since {since}, in {_size(one['rx_bytes'])},"
             f" out {_size(one['tx_bytes'])}, {one['transport']},"
             f" {one['cipher']}{moved}"
         )

@@ -6,7 +6,6 @@ file would have said is not known.
 """
 
 import concurrent.futures
-import importlib.util
 import logging
 import os
 import re
@@ -22,7 +21,12 @@ from qubes_vpn.config.server_profile import (
 )
 from qubes_vpn.crypto.passwords import NOBODY, verify_password
 from qubes_vpn.engine.server_effects import Authenticate, Decision
-from qubes_vpn.errors import ConfigError, UnavailableError
+from qubes_vpn.errors import (
+    ConfigError,
+    OsRefusedError,
+    UnavailableError,
+)
+from qubes_vpn.system import pam
 
 _LOG: Final = logging.getLogger(__name__)
 # what may be a file name in client-config-dir; never a dot first
@@ -88,7 +92,7 @@ class Authenticator:
         decision = _REFUSED
         try:
             decision = self.decide(question)
-        except (OSError, ConfigError, ValueError) as error:
+        except (OSError, ConfigError, OsRefusedError, ValueError) as error:
             _LOG.error("client %s refused: %s", question.common_name, error)
         finally:
             self._answer(client, question.number, decision)
@@ -99,7 +103,10 @@ class Authenticator:
         os.eventfd_write(self._event, 1)
 
     def decide(self, question: Authenticate) -> Decision:
-        """Decide now. Raises OSError, ConfigError or ValueError: refuse."""
+        """Decide now.
+
+        OSError, OsRefusedError, ConfigError and ValueError mean: refuse.
+        """
         config = self._client_config(question.common_name)
         if config.disable:
             return _REFUSED
@@ -128,7 +135,7 @@ class Authenticator:
             self._profile.password_file, question.username, question.password
         ):
             return True
-        return bool(self._profile.pam_service) and _in_pam(
+        return bool(self._profile.pam_service) and pam.authenticate(
             self._profile.pam_service, question.username, question.password
         )
 
@@ -158,21 +165,10 @@ def _in_file(path: str, user: str, password: str) -> bool:
 
 def check_backends(profile: ServerProfile) -> None:
     """See that what decides is there. Raises UnavailableError."""
-    if profile.pam_service and importlib.util.find_spec("pam") is None:
-        raise UnavailableError(
-            "--pam needs the Python package pam: install python3-pampy"
-        )
+    if profile.pam_service and not pam.available():
+        raise UnavailableError("--pam needs libpam, which is not here")
     if profile.password_file and not Path(profile.password_file).is_file():
         raise UnavailableError(f"{profile.password_file}: no such file")
     directory = profile.client_config_dir
     if directory and not Path(directory).is_dir():
         raise UnavailableError(f"{directory}: no such directory")
-
-
-def _in_pam(service: str, user: str, password: str) -> bool:
-    """Ask PAM, where its Python package is installed."""
-    import pam
-
-    if "\0" in user + password:
-        return False
-    return bool(pam.pam().authenticate(user, password, service=service))
