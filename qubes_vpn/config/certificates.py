@@ -59,7 +59,5 @@ def _try(
             name = directive or problem.file
             message = f"{name}: {problem.message}"
             item = doc.last(name)
-            if item:
-                doc.report(item.statement, message, code="QV-107")
-            else:
-                doc.complain(message, "QV-107")
+            assert item is not None
+            doc.report(item.statement, message, code="QV-107")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from qubes_vpn.config import certificates, endpoints, trust
-from qubes_vpn.config.document import Document, Item
+from qubes_vpn.config.document import INLINE, Document, Item
 from qubes_vpn.config.material import name_and_password, read_key
 from qubes_vpn.config.model import ClientProfile, Credentials
 from qubes_vpn.config.tunnel import (
@@ -152,7 +152,8 @@ def data_ciphers(doc: Document) -> tuple[tuple[str, ...], str]:
         name = cipher_name(word.lstrip("?"))
         if find_cipher(name):
             found.append(name)
-        elif item:
+        else:
+            assert item is not None  # those of the default exist
             doc.note(item.statement, f"{name[:40]} is not offered")
     if item and not found:
         message = f"{item.row.name}: none of these ciphers is supported"
@@ -369,7 +370,8 @@ def _credentials(doc: Document) -> Credentials | None:
     item = doc.last("auth-user-pass")
     if item is None:
         return None
-    if item.statement.block is None and item.values:
+    named = item.statement.block is None and item.value(0, INLINE) != INLINE
+    if named:
         path = item.values[0]
         try:
             doc.read_raw(path)

@@ -34,6 +34,12 @@ INLINE: Final = "[inline]"
 TOLERANT: Final = "FORWARD_COMPATIBLE"
 
 
+def no_files(_path: str) -> bytes:
+    """Read no file: for text that must hold everything itself."""
+    message = "no other file is read here"
+    raise ValueError(message)
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One directive in force: as written, its row, its values.
@@ -312,6 +318,7 @@ class Document:
     def material(self, name: str) -> Material | None:
         """Read what a file directive names, or holds as a block.
 
+        The directive must have one or the other.
         A file that cannot be read is a problem; None then, as without it.
         """
         items = self.all(name)
@@ -325,8 +332,6 @@ class Document:
                 self.report(item.statement, message, 1, "QV-106")
                 return None
             item = blocks[-1]
-        if item.statement.block is None and not item.values:
-            return None
         return self._material(item)
 
     def _material(self, item: Item) -> Material | None:

@@ -2,7 +2,7 @@
 
 from qubes_vpn.config import server
 from qubes_vpn.config.directives import Scope
-from qubes_vpn.config.document import Document, ReadFile
+from qubes_vpn.config.document import Document, ReadFile, no_files
 from qubes_vpn.config.foreign import recognise
 from qubes_vpn.config.server_model import (
     ClientConfig,
@@ -48,15 +48,10 @@ def parse_client_config(text: str, name: str) -> ClientConfig:
 
     Raises ConfigError with every problem found.
     """
-    doc = Document(name, _no_files, Scope.CCD)
+    doc = Document(name, no_files, Scope.CCD)
     doc.load(text, name)
     doc.finish()
     config = server.build_client_config(doc)
     if doc.problems:
         raise ConfigError(doc.problems)
     return config
-
-
-def _no_files(_path: str) -> bytes:
-    message = "a client's own file names no others"
-    raise ValueError(message)

@@ -101,18 +101,6 @@ def host(word: str) -> str:
     return bare
 
 
-def address(word: str) -> Address:
-    """An IPv4 or IPv6 address, without a scope."""
-    try:
-        found = ip_address(word)
-    except ValueError:
-        found = None
-    if found is None or "%" in word:
-        message = "needs an IP address"
-        raise ValueError(message)
-    return found
-
-
 def ipv4(word: str) -> IPv4Address:
     """An IPv4 address."""
     try:
@@ -235,7 +223,6 @@ KINDS: Final[dict[str, Callable[[str], Any]]] = {
     "mtu": number(68, 65535),
     "size": number(0, 65535),
     "bit": lambda word: int(_FLAG(word)),
-    "address": address,
     "ipv4": ipv4,
     "netmask": netmask,
     "ipv6": ipv6,

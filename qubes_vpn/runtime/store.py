@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
+from qubes_vpn.config.document import no_files
 from qubes_vpn.config.lexer import decode_text
 from qubes_vpn.config.profile import (
     ClientProfile,
@@ -121,7 +122,7 @@ class Store:
         Raises ConfigError when somebody changed it for the worse.
         """
         path = str(self._folder(name) / PROFILE)
-        profile = parse_client_profile(self.text(name), path, _no_files)
+        profile = parse_client_profile(self.text(name), path, no_files)
         login = self.credentials(name)
         if login is None or profile.auth_user_pass is None:
             return profile
@@ -222,11 +223,6 @@ class Store:
             _write(temporary / CREDENTIALS, login)
         _sync(temporary)
         return temporary
-
-
-def _no_files(_path: str) -> bytes:
-    message = "an imported profile names no other files"
-    raise ValueError(message)
 
 
 def _login_lines(login: Credentials) -> bytes:

@@ -37,7 +37,7 @@ SAMPLES = {
     "text": "1", "file": "auth", "host": "h.example", "port": "1194",
     "proto": "udp", "seconds": "20", "count": "20", "bytes": "20",
     "integer": "1", "mtu": "1400", "size": "1300", "bit": "1",
-    "address": "10.0.0.1", "ipv4": "10.0.0.1", "netmask": "255.255.255.0",
+    "ipv4": "10.0.0.1", "netmask": "255.255.255.0",
     "ipv6": "fd00::1", "ipv6/bits": "fd00::2/64", "ipv6net": "fd00::/64",
     "target": "10.0.0.0", "gateway": "10.0.0.1", "domain": "x.example",
     "hash": ":".join(["AA"] * 32), "ku": "a0", "window": "64",

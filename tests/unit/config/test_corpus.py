@@ -1,5 +1,6 @@
 """Profiles of the real world: taken, or refused for the reason expected."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from qubes_vpn.config.lexer import decode_text
 from qubes_vpn.config.profile import parse_client_profile
 from qubes_vpn.config.server_profile import parse_server_profile
+from qubes_vpn.config.write import write_profile
 from qubes_vpn.errors import ConfigError
 
 CORPUS = Path(__file__).parents[4] / "shared" / "corpus"
@@ -41,6 +43,10 @@ def arguments(name):
     return text, path.name, lambda other: (path.parent / other).read_bytes()
 
 
+def no_files(name):
+    raise FileNotFoundError(2, name)
+
+
 def test_the_corpus_is_there():
     assert len(PROFILES) > 40, f"no profiles below {CORPUS}"
     assert set(PROFILES) >= set(REFUSED)
@@ -55,6 +61,13 @@ def test_a_profile_is_taken_or_refused_as_expected(name):
         parse_client_profile(*arguments(name))
     reason = REFUSED[name]
     assert any(reason in one.message for one in caught.value.problems)
+
+
+@pytest.mark.parametrize("name", sorted(set(PROFILES) - set(REFUSED)))
+def test_a_profile_is_written_back_to_its_equal(name):
+    profile = parse_client_profile(*arguments(name))
+    again = parse_client_profile(write_profile(profile), name, no_files)
+    assert replace(again, notes=()) == replace(profile, notes=())
 
 
 @pytest.mark.parametrize("name", sorted(SERVERS))

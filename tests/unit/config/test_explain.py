@@ -1,7 +1,7 @@
 """What `check` says: for people, and for programs."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -13,11 +13,31 @@ from qubes_vpn.config.explain import (
     warnings,
 )
 from qubes_vpn.config.explain_server import describe_server, explain_server
-from qubes_vpn.crypto.pki import Algorithm, Usage, issue, make_authority
+from qubes_vpn.config.model import (
+    ClientProfile,
+    ControlWrapKey,
+    Identity,
+    Remote,
+    ServerCheck,
+)
 from qubes_vpn.errors import REASONS
 
 NOW = datetime(2026, 11, 24, tzinfo=UTC).timestamp()
 FINGERPRINT = ":".join(["AB"] * 32)
+# An RSA key of 1024 bits, signed with SHA-1: current libraries make no such.
+WEAK = b"""\
+-----BEGIN CERTIFICATE-----
+MIIBijCB9AIBATANBgkqhkiG9w0BAQUFADANMQswCQYDVQQDDAJDQTAeFw0yNjEx
+MjMxMzM5MTFaFw0zNTAyMDkxMzM5MTFaMA8xDTALBgNVBAMMBHdlYWswgZ8wDQYJ
+KoZIhvcNAQEBBQADgY0AMIGJAoGBANYpPejO/N0PGnehc4F3jQ2Vpl0rCWQ6ZqSo
+3euiFDo/YLODDuGAb7+VLfUCQUfveeEmzZ5JBdAxHHHAzYx4sE54JAMybK1PQ3CI
+gB7Atjl9556KgXLxApPUBAZMRbqXv6Fzr21AnQ7hZG8tzhxHQhJiZTkCbWb+Frdn
+kF2gWa3FAgMBAAEwDQYJKoZIhvcNAQEFBQADgYEAPhB5NJVyfEtZfGPXw7aIHyVH
+rOfGVwLLtiqG3QFylfocDOllXS6hltUcIFhjxbs7WvzCXjzU0OSU2FAJzyeWD8E+
+/fmvVhlb3wTfOTaeZdx/9oNrkODRYteupgxhgdzzxXaLTF1qLgmE7Yqn4TpJsubS
+18zINiOO553s1kLFIBI=
+-----END CERTIFICATE-----
+"""
 STRONG = "remote-cert-tls server\ntls-crypt ta.key\n"
 
 
@@ -113,19 +133,34 @@ def test_expiry(having, days, expected):
     assert codes(having(STRONG), NOW + days * 86400) == expected
 
 
-def test_weak_certificates_are_named(having, files):
-    from qubes_vpn.config.explain import _weak_identity
-    from qubes_vpn.config.model import ClientProfile, Remote, ServerCheck
-
-    now = datetime(2026, 1, 1, tzinfo=UTC)
-    authority = make_authority("A", Algorithm.P256, now, 100)
-    one = issue(authority, "b", Usage.SERVER, Algorithm.P256, now, 100)
+def test_weak_certificates_are_named():
     profile = ClientProfile(
         (Remote("h"),),
-        ServerCheck(ca=one.certificate, name="b", name_type="name"),
+        ServerCheck(ca=WEAK, eku="x"),
+        control_wrap=ControlWrapKey("tls-crypt"),
     )
-    assert [w.code for w in _weak_identity(profile)] == ["QV-126"]
-    assert timedelta(days=1).total_seconds() == 86400
+    texts = [one.text for one in warnings(profile, NOW)]
+    assert texts == [
+        "CN=weak has an RSA key of only 1024 bits",
+        "CN=weak is signed with sha1",
+    ]
+    early = warnings(profile, NOW - 86400 * 5)
+    assert "is not valid yet" in early[0].text
+
+
+def test_a_fingerprint_alone_is_explained():
+    check = ServerCheck(fingerprints=(bytes(32),))
+    text = said(ClientProfile((Remote("h"),), check))
+    assert "one of 1 known fingerprints" in text
+    assert "signed by" not in text
+
+
+def test_a_pkcs12_file_is_explained():
+    profile = ClientProfile(
+        (Remote("h"),), ServerCheck(), Identity(pkcs12=b"0")
+    )
+    assert "an authority of the PKCS#12 file" in said(profile)
+    assert "a certificate in a PKCS#12 file" in said(profile)
 
 
 def test_partly_carried_says_what_and_that_the_rest_is_blocked(having):

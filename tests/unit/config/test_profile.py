@@ -4,7 +4,12 @@ from ipaddress import ip_network
 
 import pytest
 
-from qubes_vpn.config.document import CONNECTIONS_MAX, DEPTH_MAX, FILE_MAX
+from qubes_vpn.config.document import (
+    CONNECTIONS_MAX,
+    DEPTH_MAX,
+    FILE_MAX,
+    no_files,
+)
 from qubes_vpn.config.profile import Credentials, Proxy, parse_client_profile
 from qubes_vpn.errors import REASONS, ConfigError
 
@@ -362,6 +367,13 @@ def test_blocks_instead_of_files(parse, files):
     assert profile.control_wrap.direction == 1
 
 
+def test_a_block_may_stand_before_its_directive(parse, files):
+    text = f"client\nremote h\n<ca>\n{files['ca.crt'].decode()}</ca>\n"
+    text += "ca [inline]\nauth-user-pass\nextra-certs ca.crt\n"
+    profile = parse(text)
+    assert profile.server_check.ca == profile.identity.chain == files["ca.crt"]
+
+
 def test_the_last_of_several_counts_and_is_the_only_one_read(parse, files):
     text = "client\nremote h\nca nowhere\nauth-user-pass\nca ca.crt"
     assert parse(text).server_check.ca == files["ca.crt"]
@@ -398,6 +410,50 @@ def test_nested_config_and_cd(files):
     text = "client\nremote h\nauth-user-pass\ncd etc/\nconfig more"
     parse_client_profile(text, "p", read)
     assert asked == ["etc/more", "etc/ca.crt"]
+
+
+def test_a_server_s_ipv6_address_says_the_family(having):
+    lines = "<connection>\nremote 2001:db8::1\n</connection>"
+    assert having(lines).remotes[0].family == 6
+
+
+def test_text_that_must_hold_everything():
+    with pytest.raises(ConfigError, match="no other file is read here"):
+        parse_client_profile("client\nremote h\nca x", "p", no_files)
+
+
+def test_more_ciphers(having):
+    standard = having("").data_ciphers
+    assert standard == ("AES-256-GCM", "AES-128-GCM", "CHACHA20-POLY1305")
+    more = having("data-ciphers DEFAULT:AES-192-GCM").data_ciphers
+    assert more == (*standard, "AES-192-GCM")
+    newer = having("cipher AES-128-CBC\ncompat-mode 2.6").data_ciphers
+    assert newer == standard
+
+
+def test_domains_are_listed_once_and_not_without_end(having):
+    lines = "dhcp-option DOMAIN a.b\n" * 2
+    assert having(lines).search == ("a.b",)
+    lines = "".join(f"dhcp-option DOMAIN n{n}.b\n" for n in range(99))
+    assert len(having(lines).search) == 32
+
+
+def test_a_damaged_extra_certificate_is_one_of_the_certificate(problems):
+    damaged = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----"
+    text = (
+        "client\nremote h\nca ca.crt\ncert client.crt\nkey client.key\n"
+        f"<extra-certs>\n{damaged}\n</extra-certs>\n"
+    )
+    (found,) = problems(text)
+    assert found.startswith("p.ovpn:6:1: extra-certs: it holds a damaged")
+
+
+def test_the_password_of_an_http_proxy_may_be_inline(having):
+    (remote,) = having(
+        "proto tcp\nhttp-proxy h 1 [inline] ntlm2\n"
+        "<http-proxy-user-pass>\nu\np\n</http-proxy-user-pass>"
+    ).remotes
+    assert (remote.proxy.auth, remote.proxy.password) == ("ntlm2", "p")
 
 
 def test_static_key_mode(parse):
@@ -567,6 +623,11 @@ def test_pkcs12(parse, files):
         ("ca empty", "6:4: ca (empty): is empty"),
         ("ca junk", "6:4: ca (junk): holds nothing whole in PEM form"),
         ("ca [inline]", "6:4: no <ca> block in this profile"),
+        (
+            "auth-user-pass [inline]",
+            "6:16: no <auth-user-pass> block in this profile",
+        ),
+        ("ca client.key", None),
         (
             "ca nowhere",
             "6:4: ca: cannot read nowhere: No such file or directory",
