@@ -8,6 +8,7 @@ loop of the shell.
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,6 +60,8 @@ class Qube:
         self._spawn(again(python, "-m", "qubes_vpn.keeper", "--listen", KEEPER))
         self._spawn(
             again(
+                # as its unit has it: no network of its own (PrivateNetwork=)
+                *("unshare", "--net"),
                 *("setpriv", f"--reuid={ENGINE_ID}", f"--regid={ENGINE_ID}"),
                 *("--clear-groups", "--", python, "-m"),
                 *("qubes_vpn.runtime.engine", "--keeper", KEEPER),
@@ -74,6 +77,13 @@ class Qube:
             *("--folder", str(self.profiles)),
         ]
         self.agent = self._spawn(command)
+
+    def make_read_only(self):
+        """Have nothing written to the configuration, as in a disposable."""
+        folder = str(self.profiles)
+        self.lab.vpn.run(["mount", "--bind", folder, folder])
+        options = "remount,bind,ro"
+        self.lab.vpn.run(["mount", "-o", options, folder])
 
     def _spawn(self, command):
         environment = {
@@ -122,6 +132,17 @@ class Qube:
 
     def wait_reason(self, code):
         return self.wait(lambda s: s["reason"]["code"] == code, code)
+
+    def shut_down(self):
+        """End every program of the qube, but not the qube."""
+        for child in reversed(self._children):
+            kill(child)
+        self._children.clear()
+        for pid in self.lab.vpn.pids():
+            words = Path(f"/proc/{pid}/cmdline")
+            with contextlib.suppress(OSError):
+                if b"qubes_vpn" in words.read_bytes():
+                    os.kill(pid, signal.SIGKILL)
 
     def stop(self):
         # what the loops of the shell started ends with the lab

@@ -4,6 +4,7 @@ Each scene runs under a capture of the uplink: nothing may leave in clear.
 """
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from qube import Qube
 
-from lab.traffic import fetch
+from lab.traffic import Flood, fetch
 
 
 @pytest.fixture
@@ -144,3 +145,55 @@ def test_another_vpn_program_in_the_qube_is_named(scene, tmp_path):
         child.kill()
         child.wait()
     qube.wait_connected("home")
+
+
+def test_a_qube_that_starts_before_the_vpn_waits_for_it(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    with Flood(qube.lab.app(1), rate=50) as flood:
+        time.sleep(0.5)
+        assert flood.sent
+        assert not flood.echoes
+        qube.start()
+        qube.wait_connected("home")
+        flood.wait_echoes(10)
+
+
+def test_a_vpn_qube_that_restarts_under_its_clients(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.start()
+    qube.wait_connected("home")
+    with Flood(qube.lab.app(1), rate=50) as flood:
+        flood.wait_echoes(10)
+        qube.shut_down()
+        qube.lock()
+        qube.start()
+        qube.wait_connected("home")
+        flood.wait_echoes(len(flood.echoes) + 10)
+
+
+def test_a_disposable_with_a_read_only_state_connects(scene):
+    qube, server = scene
+    for name in ("home", "work"):
+        qube.store(name, server.client_profile())
+    qube.make_read_only()
+    qube.start()
+    qube.wait_reason("QV-331")
+    # a choice that cannot be written holds until the qube ends
+    qube.command("rpc", "Switch", "--argument=work")
+    qube.wait_connected("work")
+    assert not (qube.profiles / "current").exists()
+
+
+def test_a_qube_restored_under_another_name_connects(scene):
+    """Nothing of ours in a qube depends on its name or its number."""
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.database.write("/name", "sys-vpn1")
+    qube.database.write("/qubes-vm-type", "ProxyVM")
+    qube.start()
+    qube.wait_connected("home")
+    qube.database.write("/qubes-ip", "10.137.0.99")
+    qube.wait_connected("home")
+    assert fetch(qube.lab.app(1)).status == 200
