@@ -26,6 +26,7 @@ __all__ = [
     "digest_name",
     "digest_size",
     "find_cipher",
+    "usage_limit",
 ]
 
 TAG_SIZE: Final = 16
@@ -75,6 +76,14 @@ DIGESTS: Final = {
     "SHA3-384": ("sha3_384", 48),
     "SHA3-512": ("sha3_512", 64),
 }
+
+
+def usage_limit(name: str) -> int:
+    """Say how many blocks and packets one key may see; 0: any number.
+
+    7/8 of 2^36 - 1. Source: OpenVPN 2 crypto.c, cipher_get_aead_limits.
+    """
+    return ((1 << 36) - 1) // 8 * 7 if name.upper().endswith("-GCM") else 0
 
 
 def find_cipher(name: str) -> CipherSpec | None:

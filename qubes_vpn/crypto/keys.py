@@ -27,7 +27,7 @@ class DataKeys:
     epoch: the 2.7 epoch data format; then encrypt and decrypt hold the
     32-byte epoch secrets in cipher_key.
     static: static-key mode; packets have no opcode byte, and their packet
-    id is followed by a time (4 bytes).
+    id is followed by a time (4 bytes). began: unix seconds of that time.
     """
 
     key_id: int
@@ -41,3 +41,4 @@ class DataKeys:
     replay_window: int = 64
     replay_time: int = 15
     static: bool = False
+    began: float = 0.0

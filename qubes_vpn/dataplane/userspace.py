@@ -219,7 +219,7 @@ class UserspacePlane:
         with contextlib.closing(self._link.packets(BURST)) as packets:
             for buffer, size in packets:
                 received += size
-                if size and buffer[0] >> 3 not in DATA:
+                if size and buffer[0] >> 3 not in self._channel.data_kinds:
                     control.append(bytes(buffer[:size]))
                     continue
                 packet = open_into(buffer, size, opened, now)

@@ -441,7 +441,7 @@ class ClientEngine:
 
     def _start_static(self, timing: Timing, now: Now) -> None:
         """Traffic flows at once: the keys are in the profile."""
-        settings, keys = settle.static_keys(self._where)
+        settings, keys = settle.static_keys(self._where, now.unix)
         self._status = replace(self._status, cipher=settings.cipher)
         # nothing ever renegotiates, for there is no control channel
         timing = replace(timing, reneg_sec=0, renewable=False)

@@ -23,12 +23,15 @@ PRIMARY: Final = 0
 SECONDARY: Final = 1
 # The most that sealing adds: header, packet id and tag, or header, HMAC-SHA512,
 # IV, packet id and padding; and compression framing.
-OVERHEAD_MAX: Final = 4 + 64 + 16 + 4 + 16 + 2
+OVERHEAD_MAX: Final = 4 + 64 + 16 + 8 + 16 + 2
 # Header sizes by opcode.
 HEADER_SIZES: Final[dict[int, int]] = {
     Opcode.P_DATA_V1: DATA_V1_HEADER_SIZE,
     Opcode.P_DATA_V2: DATA_V2_HEADER_SIZE,
 }
+# Kinds of packets (5 bits) that are data; without opcodes, all are.
+DATA_KINDS: Final = frozenset(HEADER_SIZES)
+_ANY_KIND: Final = frozenset(range(32))
 _BLOCK_SIZE: Final = 16
 
 
@@ -40,7 +43,7 @@ class DataChannel:
 
     sources: packed addresses that inner packets may come from, or None for
     any: a server knows its client's, a client does not know the world's.
-    drops: counts by reason slug.
+    drops: counts by reason slug. data_kinds: the opcodes of its packets.
     """
 
     def __init__(
@@ -51,6 +54,8 @@ class DataChannel:
         self.drops: dict[str, int] = {}
         self._slots: list[DataKey | None] = [None, None]
         self._by_id: dict[int, DataKey] = {}
+        self._bare: DataKey | None = None
+        self.data_kinds = DATA_KINDS
 
     @property
     def primary(self) -> DataKey | None:
@@ -126,6 +131,7 @@ class DataChannel:
         traffic.tx_bytes += size
         traffic.tx_last = now
         traffic.key_packets = key.sent
+        traffic.key_epoch = key.epoch
         traffic.key_blocks += packets + plain // _BLOCK_SIZE
 
     def open(self, datagram: bytes, now: float) -> bytes | None:
@@ -168,6 +174,8 @@ class DataChannel:
         first = buffer[0] if size else 0
         header = HEADER_SIZES.get(first >> 3)
         key = self._by_id.get(first & 7)
+        if self._bare is not None:
+            header, key = 0, self._bare
         if header is None or key is None:
             self.drop("unknown-key" if header else "not-data")
             return None, 0
@@ -232,4 +240,7 @@ class DataChannel:
 
     def _index(self) -> None:
         """Find keys by key id; should two share one, PRIMARY opens."""
-        self._by_id = {key.key_id: key for key in reversed(self._slots) if key}
+        keys = [key for key in reversed(self._slots) if key]
+        self._by_id = {key.key_id: key for key in keys}
+        self._bare = next((key for key in keys if key.bare), None)
+        self.data_kinds = _ANY_KIND if self._bare else DATA_KINDS

@@ -22,7 +22,9 @@ from qubes_vpn.crypto.cbc import CbcCipher
 from qubes_vpn.crypto.iv import cbc_iv
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.replay import ReplayWindow
+from qubes_vpn.engine.epoch_key import EpochKey
 from qubes_vpn.engine.inner import STYLES
+from qubes_vpn.engine.static_key import StaticKey
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 from qubes_vpn.wire.data import (
     DATA_V2_HEADER_SIZE,
@@ -39,12 +41,21 @@ OPEN_ROOM: Final = TAG_SIZE
 class DataKey(Protocol):
     """One key, both directions.
 
-    sent: the last packet id that was used. style: of inner.STYLES.
+    sent: the last packet id that was used. style: of inner.STYLES. bare:
+    no opcode stands before its packets.
     """
 
     key_id: int
     sent: int
     style: str
+
+    @property
+    def bare(self) -> bool:
+        """Whether packets have no opcode: static-key mode."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that it encrypts in; 0 without epochs."""
 
     def seal_into(self, payload: memoryview, out: memoryview) -> int:
         """Encrypt into `out`; return the datagram's size, 0 if refused."""
@@ -67,6 +78,10 @@ class DataKey(Protocol):
 
 def make_data_key(keys: DataKeys) -> DataKey:
     """Take keys into use, in the way that their cipher and format want."""
+    if keys.static:
+        return StaticKey(keys)
+    if keys.epoch:
+        return EpochKey(keys)
     if cipher_spec(keys.cipher).kind == "cbc":
         return CbcKey(keys)
     return AeadKey(keys)
@@ -85,6 +100,9 @@ class AeadKey:
     where it is no additional data. encrypt_iv, decrypt_iv: the nonces' last
     8 bytes. seal, open_: the ciphers' own calls.
     """
+
+    bare = False
+    epoch = 0
 
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id
@@ -156,6 +174,9 @@ class AeadKey:
 
 class CbcKey:
     """A key of a CBC cipher with an HMAC, for servers without AEAD."""
+
+    bare = False
+    epoch = 0
 
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id

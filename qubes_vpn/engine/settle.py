@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 from qubes_vpn.config import pulled
 from qubes_vpn.config.model import ClientProfile, Remote
 from qubes_vpn.config.pulled import TunnelSettings
-from qubes_vpn.crypto.aead import cipher_spec
+from qubes_vpn.crypto.aead import cipher_spec, usage_limit
 from qubes_vpn.crypto.cbc import static_key_directions
 from qubes_vpn.crypto.control_wrap import (
     ControlWrap,
@@ -31,8 +31,7 @@ Address: TypeAlias = IPv4Address | IPv6Address
 
 P2P_PEER_ID_LABEL: Final = b"EXPORTER-OpenVPN-p2p-peerid"
 P2P_PEER_ID: Final = int.from_bytes(b"vpn")
-# 7/8 of 2^36 - 1 blocks and packets with one key (OpenVPN 2 crypto.c).
-GCM_LIMIT: Final = ((1 << 36) - 1) // 8 * 7
+GCM_LIMIT: Final = usage_limit("AES-256-GCM")
 
 
 def client_wrap(profile: ClientProfile) -> ControlWrap:
@@ -182,9 +181,12 @@ def own_settings(
     return where.checked(settings)
 
 
-def static_keys(where: Situation) -> tuple[TunnelSettings, DataKeys]:
+def static_keys(
+    where: Situation, unix: float
+) -> tuple[TunnelSettings, DataKeys]:
     """Return settings and keys of static-key mode: all in the profile.
 
+    unix: seconds now.
     Source: OpenVPN 2 init.c, do_init_crypto_static.
     """
     profile = where.profile
@@ -206,6 +208,7 @@ def static_keys(where: Situation) -> tuple[TunnelSettings, DataKeys]:
         replay_window=profile.replay_window,
         replay_time=profile.replay_time,
         static=True,
+        began=unix,
     )
 
 
@@ -225,9 +228,7 @@ def key_suite(profile: ClientProfile, settings: TunnelSettings) -> KeySuite:
 
 def block_limit(settings: TunnelSettings) -> int:
     """Return how many AEAD blocks and packets one key may see; 0: any."""
-    if settings.aead_epoch or not settings.cipher.endswith("-GCM"):
-        return 0
-    return GCM_LIMIT
+    return 0 if settings.aead_epoch else usage_limit(settings.cipher)
 
 
 def _number(text: str) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from qubes_vpn.engine.epoch_key import EPOCH_WARN
 from qubes_vpn.engine.states import (
     Asking,
     Challenged,
@@ -79,6 +80,7 @@ def _renegotiation(state: Established, traffic: Traffic) -> float:
         or _over(packets, timing.reneg_pkts)
         or _over(traffic.key_blocks, 0 if epoch else timing.block_limit)
         or (traffic.key_packets >= PACKET_ID_WARN and not epoch)
+        or traffic.key_epoch >= EPOCH_WARN
         or traffic.decrypt_failures >= FAILURES_WARN
     )
     return 0.0 if reached else state.renegotiate_at

@@ -18,6 +18,7 @@ class Traffic:
     counted: what `inactive` measures.
     key_packets: the highest packet id used with the primary key.
     key_blocks: packets, and AEAD blocks (16 bytes), sealed and opened with it.
+    key_epoch: the epoch that the primary key sends in; 0 without epochs.
     decrypt_failures: tags that were wrong since it came into use.
     ping_seen: the peer has sent one ping at least.
     peer_exited: the peer said goodbye over the data channel (OCC_EXIT).
@@ -32,6 +33,7 @@ class Traffic:
     tun_bytes: int = 0
     key_packets: int = 0
     key_blocks: int = 0
+    key_epoch: int = 0
     decrypt_failures: int = 0
     ping_seen: bool = False
     peer_exited: bool = False
@@ -40,5 +42,5 @@ class Traffic:
         """Zero what is counted since the primary key came into use."""
         self.rx_packets = self.rx_bytes = 0
         self.tx_packets = self.tx_bytes = 0
-        self.key_packets = self.key_blocks = 0
+        self.key_packets = self.key_blocks = self.key_epoch = 0
         self.decrypt_failures = 0

@@ -141,7 +141,7 @@ class Live:
         return packets
 
     def _take(self, packet):
-        if packet[0] >> 3 in (6, 9):
+        if packet[0] >> 3 in self.channel.data_kinds:
             inner = self.channel.open(packet, time.monotonic())
             if inner is not None:
                 self.received.append(inner)

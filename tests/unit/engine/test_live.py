@@ -1,5 +1,6 @@
 """The client engine against Debian's openvpn."""
 
+import dataclasses
 import signal
 import socket
 import time
@@ -9,9 +10,10 @@ import pytest
 
 from lab import openvpn27
 from lab.namespace import Namespace
-from lab.openvpn import Server, Settings, Wrap, _Program
+from lab.openvpn import Server, Settings, Wrap, _Program, wrap_keys
 from qubes_vpn.config.profile import Credentials
 from qubes_vpn.engine import effects
+from qubes_vpn.engine.peer_info import PlaneFeatures
 from qubes_vpn.engine.states import Closed, Established
 from tests.unit.engine.live import Live, icmp_echo, profile_of
 
@@ -49,8 +51,9 @@ def start_server(namespace, tmp_path):
 def connect(namespace):
     made = []
 
-    def connect(server, **changes):
-        live = Live(namespace, profile_of(server, **changes))
+    def connect(server, *, features=None, **changes):
+        profile = profile_of(server, **changes)
+        live = Live(namespace, profile, features=features)
         made.append(live)
         return live.run_until(
             lambda one: isinstance(one.engine.state, (Established, Closed))
@@ -272,7 +275,7 @@ class PointToPoint(Server):
 
     def start(self):
         _Program.start(self)
-        self.wait_for("UDPv4 link local")
+        self.wait_for("UDPv4 link local|Listening for incoming TCP")
 
     def client_profile(self, **changed):
         text = super().client_profile(**changed)
@@ -288,13 +291,70 @@ def test_two_points_agree_without_a_push(namespace, tmp_path, connect):
         server.wait_for("P2P mode NCP negotiation result: .*cipher=AES-256-GCM")
         settings = live.of(effects.ApplySettings)[0].settings
         assert (settings.tls_ekm, settings.cipher) == (True, "AES-256-GCM")
-        for number in range(50):
-            live.send_data(icmp_echo(settings.ifconfig4.ip, GATEWAY, number))
-            # the peer may still be setting up its device
-            live.run_until(_after(0.1))
-            if any(packet[12:16] == GATEWAY.packed for packet in live.received):
-                return
-        pytest.fail("no answer")
+        # the peer may still be setting up its device
+        _ping_until_answered(live)
+
+
+class StaticKey(PointToPoint):
+    """openvpn with a static key: no TLS at all."""
+
+    def config(self):
+        lines = super().config().splitlines()
+        at = next(i for i, line in enumerate(lines) if line.startswith("<"))
+        dropped = ("tls-server", "dh ", "reneg-sec", "data-ciphers")
+        head = [line for line in lines[:at] if not line.startswith(dropped)]
+        return "\n".join((*head, *self.secret("0"))) + "\n"
+
+    def secret(self, direction):
+        key = wrap_keys(Wrap.TLS_AUTH)[0].strip()
+        return (
+            *(f"auth {self.settings.auth}", "cipher AES-256-CBC"),
+            *("ping 2", f"key-direction {direction}"),
+            f"<secret>\n{key}\n</secret>",
+        )
+
+    def client_profile(self, **changed):
+        settings = self.settings
+        proto = {"tcp": "tcp-client"}.get(settings.proto, settings.proto)
+        lines = (
+            *("dev tun", f"proto {proto}", "ifconfig 10.8.0.2 10.8.0.1"),
+            f"remote {settings.address} {settings.port}",
+            *self.secret("1"),
+            "allow-deprecated-insecure-static-crypto",
+        )
+        return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("proto", "auth"), [("udp", "SHA512"), ("tcp", "SHA1")]
+)
+def test_a_static_key_needs_no_handshake(
+    namespace, tmp_path, connect, proto, auth
+):
+    settings = Settings(address=LOOPBACK, auth=auth, proto=proto)
+    with StaticKey(namespace, tmp_path, settings) as server:
+        live = connect(server)
+        _ping_until_answered(live)
+        assert not live.of(effects.Send)
+        live.engine.stop(live.now())
+        live.drain()
+        live.close()
+        if proto == "tcp":
+            return  # openvpn waits a second for nothing, and then listens
+        # a later session begins its ids anew, at a later time
+        time.sleep(1.0)
+        _ping_until_answered(connect(server))
+        assert "bad packet ID" not in server.log
+
+
+def _ping_until_answered(live):
+    address = live.of(effects.ApplySettings)[0].settings.ifconfig4.ip
+    for number in range(50):
+        live.send_data(icmp_echo(address, GATEWAY, number))
+        live.run_until(_after(0.1))
+        if any(packet[12:16] == GATEWAY.packed for packet in live.received):
+            return
+    pytest.fail("no answer")
 
 
 @pytest.fixture
@@ -336,5 +396,22 @@ def test_a_27_server_changes_settings_while_connected(newest, connect):
     assert "172.20.0.0/16" in [str(one.network) for one in routes]
     # later keys are protected by the dynamic tls-crypt
     live.run_until(lambda one: one.engine.status.key_id == 2)
+    assert live.ping_through(GATEWAY)[20] == 0
+    assert not live.channel.drops
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("cipher", ["AES-256-GCM", "CHACHA20-POLY1305"])
+def test_a_27_server_and_we_use_epochs(newest, connect, cipher):
+    newest.settings = dataclasses.replace(newest.settings, cipher=cipher)
+    newest.stop()
+    newest.start()
+    live = connect(newest, features=PlaneFeatures(epoch=True))
+    settings = live.of(effects.ApplySettings)[-1].settings
+    assert settings.aead_epoch
+    assert settings.cipher == cipher
+    for _ in range(3):
+        assert live.ping_through(GATEWAY)[20] == 0
+    live.run_until(lambda one: one.engine.status.key_id == 1)
     assert live.ping_through(GATEWAY)[20] == 0
     assert not live.channel.drops
