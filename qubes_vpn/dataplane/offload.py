@@ -34,7 +34,7 @@ from qubes_vpn.dataplane.segment import (
     finish_checksum,
 )
 from qubes_vpn.dataplane.unseal import ROW_WIDTH, ROWS, SEALED_MAX, Opener
-from qubes_vpn.dataplane.userspace import DATA, UserspacePlane
+from qubes_vpn.dataplane.userspace import UserspacePlane
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.data_key import AeadKey
 from qubes_vpn.errors import SessionError, UntrustedInputError
@@ -314,7 +314,7 @@ class OffloadPlane(UserspacePlane):
         starts = range(
             first * ROW_WIDTH, (first + count) * ROW_WIDTH, ROW_WIDTH
         )
-        if size and kind >> 3 not in DATA:
+        if size and kind >> 3 not in self._channel.data_kinds:
             control += [bytes(view[start : start + size]) for start in starts]
         elif isinstance(key, AeadKey) and not key.style and size <= SEALED_MAX:
             self._opener.open_rows(first, size, count, now)
