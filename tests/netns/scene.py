@@ -92,7 +92,11 @@ class Scene:
         if self.kind == "ours":
             self.appliance.connect(self.profile).wait_connected()
             return
-        extra = ["route-noexec"] if self.kind == "routed" else []
+        extra = []
+        if self.kind == "routed":
+            extra = ["route-noexec"]
+            self.lab.vpn.nft("delete table inet qubes_vpn")
+            self.lab.vpn.nft("delete table netdev qubes_vpn")
         self.client = Client(
             self.lab.vpn,
             self.lab.scratch,
@@ -103,8 +107,6 @@ class Scene:
         self.client.start()
         self.client.wait_connected()
         if self.kind == "routed":
-            self.lab.vpn.nft("delete table inet qubes_vpn")
-            self.lab.vpn.nft("delete table netdev qubes_vpn")
             self.lab.vpn.ip("route add default dev tun-vpn table 7078")
 
     @property

@@ -166,6 +166,10 @@ class Rig:
         link = socket.socket(fileno=os.dup(self.link))
         link.setblocking(False)
         self.pump = Pump(self.device, link, link.send).start()
+        if self.server:  # which learns by it where we are
+            before = self.server.pump.peer
+            link.send(b"hello")
+            wait(lambda: self.server.pump.peer != before, "the new peer")
         return self
 
     def connect(self, **families):
