@@ -11,6 +11,8 @@ OR_NONE := || [ $$? -eq 5 ]
 
 FUZZ_SECONDS ?= 5
 CHAOS_EVENTS ?= 1000
+# Options of `python -m bench`, such as --rounds 1 --seconds 2.
+BENCH ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup venv lint types contracts unit check namespaces test \
@@ -68,7 +70,10 @@ demo: .venv/.made ## the main job in a lab: tunnel, crash, no leak
 
 bench: .venv/.made ## measure, into bench/results/
 	@tools/setup.sh --if-root
-	$(PY) -m bench
+	@$(PY) -c 'import matplotlib' 2>/dev/null \
+		|| $(PY) -m pip install -q matplotlib \
+		|| echo 'no matplotlib: there will be no picture'
+	$(PY) -m bench $(BENCH)
 
 fuzz: .venv/.made ## FUZZ_SECONDS a fuzz target
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS)

@@ -100,12 +100,12 @@ class OffloadPlane(UserspacePlane):
         What a batch costs by itself is more than ten packets do. Without
         load nothing is delayed.
         """
+        now = time.monotonic()
         packets = self._rx_packets + self._tx_packets
-        if packets - self._packets >= _SAMPLE:
-            now = time.monotonic()
-            rate = (packets - self._packets) / (now - self._sampled)
+        many = packets - self._packets >= _SAMPLE
+        if many or now - self._sampled > _SAMPLE / _LOAD:
+            self._loaded = many and now - self._sampled < _SAMPLE / _LOAD
             self._packets, self._sampled = packets, now
-            self._loaded = rate > _LOAD
         if self._loaded:
             time.sleep(_REST)
 

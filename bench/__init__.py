@@ -1,0 +1,1 @@
+"""Benchmarks: our client against OpenVPN's, with the same server and lab."""
