@@ -26,24 +26,32 @@ def outer_header(endpoint: Endpoint) -> int:
     return ip + (8 if endpoint.transport is Transport.UDP else 20 + 2)
 
 
+def overhead(settings: TunnelSettings) -> int:
+    """Give the bytes that the data channel adds to an inner packet."""
+    aead = settings.cipher.endswith(("GCM", "POLY1305"))
+    size = AEAD_OVERHEAD if aead else CBC_OVERHEAD
+    # a byte of compression framing (stub-v2 takes none), an epoch's wider id
+    return size + bool(settings.compression) + 4 * settings.aead_epoch
+
+
 def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
     """Give the largest inner packet, in bytes, that `mssfix` allows."""
     if not settings.mssfix:
         return settings.mtu
-    aead = settings.cipher.endswith(("GCM", "POLY1305"))
-    overhead = AEAD_OVERHEAD if aead else CBC_OVERHEAD
-    room = settings.mssfix - outer_header(endpoint) - overhead
+    room = settings.mssfix - outer_header(endpoint) - overhead(settings)
     return min(settings.mtu, room)
 
 
 def fitted(settings: TunnelSettings, endpoint: Endpoint) -> TunnelSettings:
     """Give the settings with an MTU whose packets fit the uplink.
 
-    The ovpn driver leaves outer packets that do not to be fragmented, which
-    the lock does not let pass. With this it fragments, or says "too big",
-    inside the tunnel.
+    Outer packets are never fragmented: what does not fit would be lost in
+    silence. With this the kernel fragments inside the tunnel, or tells the
+    qube the size that fits. A stream has no such limit.
     """
-    room = LINK_MTU - outer_header(endpoint) - AEAD_OVERHEAD
+    if endpoint.transport is Transport.TCP:
+        return settings
+    room = LINK_MTU - outer_header(endpoint) - overhead(settings)
     return replace(settings, mtu=min(settings.mtu, max(room, MTU6_MIN)))
 
 

@@ -61,6 +61,7 @@ class Session:
         planes: Planes,
         credentials: Credentials | None,
         token: tuple[str, str] | None,
+        passphrase: bytes | None,
         tell: Callable[[effects.Effect], None],
     ) -> None:
         self.candidate = candidate
@@ -86,6 +87,8 @@ class Session:
             traffic=self._traffic,
             credentials=credentials,
             token=token,
+            passphrase=passphrase,
+            endpoint=candidate.endpoint.address,
             features=planes.features,
             stream=self._stream,
         )
@@ -321,7 +324,7 @@ class Session:
             case effects.ApplySettings(settings):
                 if isinstance(self._plane, KernelPlane):
                     self._plane.apply(settings)
-                    settings = mapping.fitted(settings, self.candidate.endpoint)
+                settings = mapping.fitted(settings, self.candidate.endpoint)
                 self.settings = settings
                 self._keeper.request(mapping.configure(settings))
             case effects.OpenForwarding():

@@ -58,3 +58,21 @@ def test_block_ipv6_blocks_what_the_server_would_carry():
 def test_a_segment_fits_what_mssfix_allows(endpoint, mtu, mssfix, mss4):
     settings = TunnelSettings(ifconfig4=V4, mtu=mtu, mssfix=mssfix)
     assert mapping.open_forwarding(settings, endpoint).mss4 == mss4
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "changed", "mtu"),
+    [
+        # 1500 - 20 - 8 - 24
+        (UDP4, {}, 1448),
+        (UDP4, {"aead_epoch": True}, 1444),
+        (UDP4, {"compression": "stub"}, 1447),
+        (UDP4, {"mtu": 1300}, 1300),
+        (TCP6, {}, 1500),
+    ],
+)
+def test_no_packet_of_the_device_is_too_long_for_the_uplink(
+    endpoint, changed, mtu
+):
+    settings = TunnelSettings(ifconfig4=V4, **changed)
+    assert mapping.fitted(settings, endpoint).mtu == mtu
