@@ -48,10 +48,17 @@ def test_an_address_needs_no_lookup():
 
 def test_behind_a_proxy_the_proxy_is_the_endpoint():
     proxy = Proxy("http", "192.0.2.77", 8080)
-    found = candidates(profile(Remote("hidden.example", proxy=proxy)), lookup)
+    remote = Remote("hidden.example", proto="tcp", proxy=proxy)
+    found = candidates(profile(remote), lookup)
     endpoint = found[0].endpoint
     assert (str(endpoint.address), endpoint.port) == ("192.0.2.77", 8080)
     assert endpoint.transport is Transport.TCP
+
+
+def test_datagrams_do_not_go_through_a_proxy():
+    proxy = Proxy("socks", "192.0.2.77", 1080)
+    remote = Remote("hidden.example", proto="udp", proxy=proxy)
+    assert candidates(profile(remote), lookup) == ()
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1"])
