@@ -127,10 +127,9 @@ def _read(path: Path) -> str:
 
 _ADDRESS4: Final = re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}\b")
 _ADDRESS6: Final = re.compile(
-    # two colons at least, and not the time of day
+    # hardware addresses too: two colons at least, and not the time of day
     r"(?<![\w:])(?!\d\d:\d\d:\d\d(?![\w:]))(?=[0-9a-fA-F:]*:[0-9a-fA-F]*:)[0-9a-fA-F:]{3,39}(?![\w:])"
 )
-_MAC: Final = re.compile(r"\b[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\b")
 _HOST: Final = re.compile(
     r"\b(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+[A-Za-z]{2,24}\b"
 )
@@ -164,7 +163,6 @@ class Redactor:
                 text,
             )
         text = _LONG.sub("[long]", text)
-        text = _MAC.sub(lambda m: self._token("mac", m[0]), text)
         text = _ADDRESS4.sub(lambda m: self._token("address", m[0]), text)
         text = _ADDRESS6.sub(lambda m: self._token("address", m[0]), text)
         return _HOST.sub(self._host, text)
