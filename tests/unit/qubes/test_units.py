@@ -12,6 +12,7 @@ import pytest
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.runtime import qube
 
+pytestmark = pytest.mark.slow
 STRANGER = 65534
 CONNECT = """
 import os, socket, sys
