@@ -847,6 +847,19 @@ def test_a_profile_that_names_itself_ends(files):
         parse_client_profile("config p.ovpn", "p.ovpn", read)
 
 
+def test_only_certificates_are_taken_of_ca(parse, files):
+    mixed = (files["ca.crt"] + files["client.key"]).decode()
+    text = f"client\nremote h\nauth-user-pass\n<ca>\n{mixed}</ca>"
+    assert parse(text).server_check.ca == files["ca.crt"]
+
+
+def test_a_profile_has_no_more_than_1024_routes(having):
+    lines = "".join(f"route 10.{n >> 8}.{n & 255}.0\n" for n in range(1100))
+    profile = having(lines)
+    assert len(profile.routes) == 1024
+    assert len(profile.notes) == 1100 - 1024
+
+
 def test_sizes_have_limits(wrong, parse):
     blocks = "<connection>\nremote a\n</connection>\n" * (CONNECTIONS_MAX + 1)
     assert wrong(blocks).endswith(f"over {CONNECTIONS_MAX} connections")

@@ -125,6 +125,14 @@ def test_more_certificates_without_one_of_our_own(files, parse):
     assert again(profile) == profile
 
 
+def test_a_passphrase(having):
+    profile = having(
+        "cert client.crt\nkey client.key\n<askpass>\na b\n</askpass>"
+    )
+    assert profile.identity.passphrase == b"a b"
+    assert again(profile) == profile
+
+
 def test_secrets_can_be_left_out():
     profile = ClientProfile(
         (Remote("h", proxy=Proxy("socks", "p", 1, "basic", "uu", "pp")),),
