@@ -65,7 +65,6 @@ from qubes_vpn.engine.session import (
     PeerFound,
     RenegotiationStarted,
 )
-from qubes_vpn.engine.settle import GCM_LIMIT
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import SessionError
 from qubes_vpn.wire.key_method import (
@@ -363,8 +362,7 @@ class ServerSession:
         )
         self.state = connected
         self._install(suite, slot=0)
-        limit = GCM_LIMIT if suite.cipher.endswith("-GCM") else 0
-        self._timers.admitted(now.mono, limit)
+        self._timers.admitted(now.mono, suite)
         if state.abilities.proto & IvProto.DYN_TLS_CRYPT:
             self._channel.use_dynamic_tls_crypt(self._static_key)
         self.effects.append(

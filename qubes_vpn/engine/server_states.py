@@ -1,9 +1,10 @@
 """The states of one client of a server, and what is negotiated with it."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from qubes_vpn.config.server_model import ServerProfile
+from qubes_vpn.crypto.aead import cipher_spec
 from qubes_vpn.engine.keying import KeySuite
 from qubes_vpn.engine.push_options import Abilities, IvProto, Lease
 from qubes_vpn.engine.server_effects import Removed
@@ -64,14 +65,24 @@ class Gone:
 SessionState: TypeAlias = Negotiating | Deciding | Connected | Leaving | Gone
 
 
+_EPOCH_NEEDS: Final = (
+    IvProto.DATA_EPOCH
+    | IvProto.DATA_V2
+    | IvProto.TLS_KEY_EXPORT
+    | IvProto.CC_EXIT_NOTIFY
+)
+
+
 def key_suite(profile: ServerProfile, client: int, state: Deciding) -> KeySuite:
     """Say what the data channel of a client is like; `client`: its peer id."""
     proto = state.abilities.proto
+    aead = cipher_spec(state.cipher).kind == "aead"
     return KeySuite(
         state.cipher,
         profile.auth,
         client if proto & IvProto.DATA_V2 else None,
         ekm=bool(proto & IvProto.TLS_KEY_EXPORT),
+        epoch=aead and _EPOCH_NEEDS in proto,
         replay_window=profile.replay_window,
         replay_time=profile.replay_time,
     )
@@ -94,6 +105,8 @@ def negotiated(state: Deciding, suite: KeySuite, token: str) -> tuple[str, ...]:
         options.append("key-derivation tls-ekm")
     if proto & IvProto.DYN_TLS_CRYPT:
         flags.append("dyn-tls-crypt")
+    if suite.epoch:
+        flags.append("aead-epoch")
     if flags:
         options.append(f"protocol-flags {' '.join(flags)}")
     if token:

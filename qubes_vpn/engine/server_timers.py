@@ -3,6 +3,9 @@
 import math
 
 from qubes_vpn.config.server_model import ServerProfile
+from qubes_vpn.crypto.aead import usage_limit
+from qubes_vpn.engine.epoch_key import EPOCH_WARN
+from qubes_vpn.engine.keying import KeySuite
 from qubes_vpn.engine.timers import (
     FAILURES_WARN,
     LIMITS_INTERVAL,
@@ -18,7 +21,8 @@ class Timers:
     key_since: when the key came into use that encrypts. swap_waits: a newer
     one waits for the client to have it too. retire_at: when the older one
     is forgotten; inf without one. heard: the last control packet.
-    block_limit: AEAD blocks with one key, 0: none.
+    block_limit: AEAD blocks with one key, 0: none. epoch: keys are of the
+    epoch format.
     """
 
     def __init__(
@@ -29,6 +33,7 @@ class Timers:
         self.retire_at = math.inf
         self.heard = now
         self.block_limit = 0
+        self.epoch = False
         self._profile = profile
         self._traffic = traffic
         self._since = now
@@ -36,11 +41,13 @@ class Timers:
         self._looked_at = now
         self._inactivity = Inactivity(0, 0, now, 0)
 
-    def admitted(self, now: float, block_limit: int) -> None:
+    def admitted(self, now: float, suite: KeySuite) -> None:
         """Begin to count: the client is in."""
         profile = self._profile
+        self.epoch = suite.epoch
         self._since = self._pinged_at = self.key_since = now
-        self.block_limit = block_limit
+        # an epoch key changes its keys by itself
+        self.block_limit = 0 if suite.epoch else usage_limit(suite.cipher)
         self._inactivity = Inactivity(
             profile.inactive, profile.inactive_bytes, now, 0
         )
@@ -113,7 +120,8 @@ class Timers:
             or 0 < profile.reneg_bytes <= octets
             or 0 < profile.reneg_pkts <= packets
             or 0 < self.block_limit <= traffic.key_blocks
-            or traffic.key_packets >= PACKET_ID_WARN
+            or (traffic.key_packets >= PACKET_ID_WARN and not self.epoch)
+            or traffic.key_epoch >= EPOCH_WARN
             or traffic.decrypt_failures >= FAILURES_WARN
         )
 

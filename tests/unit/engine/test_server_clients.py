@@ -20,10 +20,13 @@ from qubes_vpn.crypto.pki import (
     make_authority,
     make_crl,
 )
+from qubes_vpn.crypto.tls import TlsContext
 from qubes_vpn.engine import effects as do
+from qubes_vpn.engine import settle
 from qubes_vpn.engine.client import ClientEngine
 from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.hello import Source
+from qubes_vpn.engine.peer_info import PlaneFeatures
 from qubes_vpn.engine.server import HALF_OPEN_PER_ADDRESS, ServerEngine
 from qubes_vpn.engine.server_effects import (
     Admitted,
@@ -63,6 +66,7 @@ class Client:
             entropy=world.dice.randbytes,
             traffic=self.traffic,
             credentials=profile.auth_user_pass,
+            features=PlaneFeatures(epoch=True),
         )
 
     @property
@@ -517,3 +521,37 @@ def test_sessions_hold_no_secret_in_their_repr():
         text = repr(value)
         assert "random" not in text
         assert "password=" not in text
+
+
+def test_a_client_that_can_gets_epochs_and_one_that_cannot_does_not():
+    world = World()
+    world.client("new")
+    world.run()
+    keys = [e.keys for e in world.effects(do.InstallKeys)]
+    assert [key.epoch for key in keys] == [True]
+    old = World(data_ciphers=("AES-256-CBC",))
+    old.client("old", data_ciphers=("AES-256-CBC",))
+    old.run()
+    assert [e.keys.epoch for e in old.effects(do.InstallKeys)] == [False]
+
+
+def test_a_renegotiation_cannot_change_who_it_is():
+    world = World(reneg_sec=60)
+    alice = world.client("alice")
+    world.run()
+    eve = replace(world.profile, identity=identity("eve")[0])
+    alice.engine._dial._context = TlsContext(settle.tls_settings(eve, None))
+    world.run(70)
+    (removed,) = world.effects(Removed)
+    assert removed.reason == "identity-changed"
+    assert len(world.effects(Authenticate)) == 1
+
+
+def test_who_is_no_longer_welcome_is_out_at_the_next_key():
+    world = World(reneg_sec=60)
+    client = world.client("alice")
+    world.run()
+    world.decide = lambda asked: Decision(allowed=False)
+    world.run(70)
+    assert [r.reason for r in world.effects(Removed)] == ["auth-failed"]
+    assert client.ended.reason == "auth-failed"
