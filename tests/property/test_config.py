@@ -107,13 +107,6 @@ def test_words_stand_where_they_are_said_to(line):
 
 # -- print and parse -------------------------------------------------------------
 
-PEM = "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n"
-
-
-def pem(name):
-    """A certificate that loads is costly to make; one serves for all."""
-    return CERTIFICATES[name]
-
 
 def _certificates():
     from datetime import UTC, datetime
