@@ -110,6 +110,15 @@ def is_encrypted(key: bytes) -> bool:
     return False
 
 
+def pkcs12_is_encrypted(content: bytes) -> bool:
+    """Say whether a PKCS#12 file needs a passphrase, or is damaged."""
+    try:
+        pkcs12.load_pkcs12(content, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return True
+    return False
+
+
 def key_matches(certificate: x509.Certificate, key: PrivateKey) -> bool:
     """Say whether the key is the certificate's."""
     try:

@@ -100,7 +100,8 @@ class ClientEngine:
 
     entropy: gives that many random bytes. traffic: what the data plane
     counts. credentials: when the profile wants some; what is missing is
-    asked for. token: (user, auth-token) of an earlier session.
+    asked for. token: (user, auth-token) of an earlier session. passphrase:
+    of the private key, when an earlier session has asked for it.
     features: of the data plane. stream: TCP. endpoint, gateway: the
     server's address in use, and the uplink's gateway, for checking routes.
     drops: datagrams that changed nothing, by reason slug.
@@ -116,6 +117,7 @@ class ClientEngine:
         traffic: Traffic,
         credentials: Credentials | None = None,
         token: tuple[str, str] | None = None,
+        passphrase: bytes | None = None,
         features: PlaneFeatures | None = None,
         stream: bool = False,
         platform: Platform | None = None,
@@ -137,8 +139,9 @@ class ClientEngine:
         self._dial = Dial(
             self._where, self._login, entropy, platform or Platform()
         )
-        if profile.secret is None and not self._dial.locked:
-            self._dial.load(profile.identity.passphrase)
+        known = profile.identity.passphrase or passphrase
+        if profile.secret is None and (known or not self._dial.locked):
+            self._dial.load(known)
         self._effects: deque[Effect] = deque()
         self._state: ClientState = Closed("not-started")
         self._channel: ControlChannel | None = None
@@ -158,6 +161,16 @@ class ClientEngine:
     def token(self) -> tuple[str, str] | None:
         """The (user, auth-token) that the next session should begin with."""
         return self._login.token
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """What was given or answered; None with auth-nocache and a token."""
+        return self._login.credentials
+
+    @property
+    def passphrase(self) -> bytes | None:
+        """The private key's passphrase, given or answered."""
+        return self._dial.passphrase
 
     @property
     def status(self) -> Status:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from qubes_vpn.config.model import ClientProfile
+from qubes_vpn.crypto.identity import pkcs12_is_encrypted
 from qubes_vpn.crypto.tls import TlsContext, TlsSession
 from qubes_vpn.engine import settle
 from qubes_vpn.engine.events import Now
@@ -27,13 +28,15 @@ PLAIN_ACKS_MAX = 4
 class Dial:
     """Everything that a session of this profile begins with.
 
-    entropy: gives that many random bytes.
+    entropy: gives that many random bytes. passphrase: of the private key,
+    as it was used last.
     """
 
     where: settle.Situation
     login: Login
     entropy: Callable[[int], bytes] = field(repr=False)
     platform: Platform
+    passphrase: bytes | None = field(default=None, repr=False)
     _context: TlsContext | None = None
 
     @property
@@ -46,12 +49,17 @@ class Dial:
         self._context = TlsContext(
             settle.tls_settings(self.profile, passphrase)
         )
+        self.passphrase = passphrase
 
     @property
     def locked(self) -> bool:
         """Whether our key is encrypted, and its passphrase unknown."""
         ours = self.profile.identity
-        return ours.passphrase is None and b"ENCRYPTED" in ours.key
+        if ours.passphrase is not None:
+            return False
+        if ours.pkcs12:
+            return pkcs12_is_encrypted(ours.pkcs12)
+        return b"ENCRYPTED" in ours.key
 
     def question(self) -> Question | None:
         """What must be asked before anything is sent; None: nothing."""

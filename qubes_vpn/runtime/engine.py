@@ -35,6 +35,7 @@ from qubes_vpn.keeper.codec import (
 )
 from qubes_vpn.runtime import job as jobs
 from qubes_vpn.runtime import messages
+from qubes_vpn.runtime.memory import Memory
 from qubes_vpn.runtime.planes import Planes
 from qubes_vpn.runtime.rotation import STABLE_S, Rotation
 from qubes_vpn.runtime.session import Session, earliest
@@ -69,7 +70,6 @@ class EngineProcess:
         self._beat_at = 0.0
         self._reported: messages.Report | None = None
         self._status: int | None = None
-        self._token: tuple[str, str] | None = None
         self._sequence = 0
         start, descriptors = self._receive()
         if not isinstance(start, messages.Start) or len(descriptors) != 1:
@@ -78,7 +78,7 @@ class EngineProcess:
         self._profile: ClientProfile = parse_client_profile(
             self._job.text, self._job.name, self._job.read_file
         )
-        self._credentials = self._given_credentials()
+        self._memory = Memory(self._given_credentials())
         self._rotation = Rotation(
             start.candidates,
             self._profile.connect_retry,
@@ -192,8 +192,9 @@ class EngineProcess:
                 self._rotation.index,
                 self._keeper,
                 self._planes,
-                self._credentials,
-                self._token,
+                self._memory.credentials,
+                self._memory.token,
+                self._memory.passphrase,
                 self._tell,
             )
         except OsRefusedError as error:
@@ -202,9 +203,8 @@ class EngineProcess:
             self._after(effects.Ended("profile", "", str(error), retry=False))
 
     def _after(self, ended: effects.Ended) -> None:
+        self._learn()
         session, self._session = self._session, None
-        if session is not None:
-            self._token = None if ended.drop_token else session.engine.token
         self._rewatch()
         now = time.monotonic()
         self._cause = (ended.code, ended.detail or ended.reason)
@@ -213,6 +213,11 @@ class EngineProcess:
             return
         if ended.reason == "stopped" or not ended.retry:
             self._stay_closed(ended)
+            return
+        if ended.next_credentials is not None:
+            # no failure: the server waits for the answer to its question
+            self._begin_at = now
+            self._set_stage("wait")
             return
         lived = now - session.connected_at if session else 0.0
         if session and session.connected_at and lived >= STABLE_S:
@@ -227,6 +232,11 @@ class EngineProcess:
         elif self._rotation.passes > passes and self._has_names():
             self._begin_at = max(self._begin_at, now + RESOLVE_TIMEOUT)
             self._send(messages.NeedAddresses())
+
+    def _learn(self) -> None:
+        session = self._session
+        if session is not None and session.ended:
+            self._memory.learn(session.engine, self._profile, session.ended)
 
     def _stay_closed(self, ended: effects.Ended) -> None:
         """Do not try again by ourselves: a person has to act."""
@@ -274,6 +284,7 @@ class EngineProcess:
                     self._finish(os.EX_OK)
             case messages.Reconnect():
                 self._leave()
+                self._learn()
                 self._session = None
                 self._idle = False
                 self._begin_at = 0.0

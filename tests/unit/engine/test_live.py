@@ -11,11 +11,11 @@ import pytest
 from lab import openvpn27
 from lab.namespace import Namespace
 from lab.openvpn import Server, Settings, Wrap, _Program, wrap_keys
-from qubes_vpn.config.profile import Credentials
+from qubes_vpn.config.profile import Credentials, parse_client_profile
 from qubes_vpn.engine import effects
 from qubes_vpn.engine.peer_info import PlaneFeatures
-from qubes_vpn.engine.states import Closed, Established
-from tests.unit.engine.live import Live, icmp_echo, profile_of
+from qubes_vpn.engine.states import Challenged, Closed, Established
+from tests.unit.engine.live import Live, icmp_echo, no_file, profile_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
@@ -257,6 +257,96 @@ def test_a_token_is_used_for_later_keys(start_server, namespace):
     assert token.startswith("SESS_ID_AT_")
     assert live.ping_through(GATEWAY)[20] == 0
     live.close()
+
+
+ASKING = """#!/bin/sh
+{ read -r name; read -r password; } < "$1"
+# the words "wonder land" and "4711", as static-challenge sends them
+[ "$password" = SCRV1:d29uZGVyIGxhbmQ=:NDcxMQ== ] && exit 0
+[ "$password" = CRV1::state7::4711 ] && exit 0
+[ "$password" = "wonder land" ] && printf 'CRV1:R,E:state7:%s:Which code?' \\
+    "$(printf %s "$name" | base64)" > "$auth_failed_reason_file"
+[ "$password" = later ] && printf 'TEMP[backoff 7,advance remote]:full' \\
+    > "$auth_failed_reason_file"
+exit 1
+"""
+
+
+@pytest.fixture
+def asking(start_server, tmp_path):
+    """A server that has questions."""
+    script = tmp_path / "verify"
+    script.write_text(ASKING)
+    script.chmod(0o700)
+    return start_server(
+        extra=(
+            *("script-security 2", f"tmp-dir {tmp_path}"),
+            f"auth-user-pass-verify {script} via-file",
+        ),
+        client_extra=("auth-user-pass",),
+    )
+
+
+@pytest.fixture
+def attach(namespace):
+    """attach(profile, ...) -> a Live that has begun."""
+    made = []
+
+    def attach(profile, **engine):
+        made.append(Live(namespace, profile, **engine))
+        return made[-1]
+
+    yield attach
+    for live in made:
+        live.close()
+
+
+def _is(state):
+    return lambda live: isinstance(live.engine.state, state)
+
+
+ALICE = Credentials("alice", "wonder land")
+
+
+def test_a_question_is_answered_in_a_session_of_its_own(asking, attach):
+    profile = profile_of(asking)
+    live = attach(profile, credentials=ALICE).run_until(_is(Challenged))
+    (asked,) = live.of(effects.AskUser)
+    assert (asked.kind, asked.prompt, asked.echo) == (
+        *("challenge", "Which code?"),
+        True,
+    )
+    live.engine.answer("challenge", "", "4711", live.now())
+    live.drain()
+    (ended,) = live.of(effects.Ended)
+    assert (ended.reason, ended.advance) == ("challenge", "no")
+    later = attach(profile, credentials=ended.next_credentials)
+    later.run_until(_is(Established))
+    assert later.ping_through(GATEWAY)[20] == 0
+
+
+def test_a_question_that_the_profile_asks(asking, attach):
+    text = asking.client_profile() + 'static-challenge "Which code?" 1\n'
+    profile = parse_client_profile(text, "live.ovpn", no_file)
+    live = attach(profile, credentials=ALICE)
+    (asked,) = live.of(effects.AskUser)
+    assert (asked.kind, asked.prompt, asked.echo) == (
+        *("challenge", "Which code?"),
+        True,
+    )
+    assert not live.of(effects.Send)
+    live.engine.answer("challenge", "", "4711", live.now())
+    live.drain()
+    live.run_until(_is(Established))
+
+
+def test_a_server_that_is_full_says_when_and_where(asking, attach):
+    login = Credentials("alice", "later")
+    live = attach(profile_of(asking), credentials=login).run_until(_has_ended)
+    (ended,) = live.of(effects.Ended)
+    assert (ended.reason, ended.retry) == ("auth-temp", True)
+    assert (ended.backoff, ended.advance) == (7.0, "remote")
+    assert ended.detail == "full"
 
 
 class PointToPoint(Server):

@@ -1,0 +1,54 @@
+"""Questions of a server, answered by a command as a person would."""
+
+import json
+
+from lab.appliance import CONTROL, Appliance
+from lab.namespace import LabError
+from lab.traffic import fetch
+from tests.unit.engine.test_live import ASKING
+
+
+def answer(appliance, kind, text, *words):
+    """Wait for a question of this kind, and answer it."""
+
+    def asked():
+        try:
+            prompt = appliance.status()["prompt"]
+        except LabError:
+            return False
+        return bool(prompt) and prompt["kind"] == kind
+
+    appliance.wait(asked, 30, f"a question: {kind}")
+    shown = json.dumps(appliance.status()["prompt"])
+    appliance.command("answer", "--control", CONTROL, *words, text=text + "\n")
+    return shown
+
+
+def test_a_login_and_a_challenge_are_answered_once(lab, start_server, tmp_path):
+    script = tmp_path / "verify"
+    script.write_text(ASKING)
+    script.chmod(0o700)
+    server = start_server(
+        extra=(
+            *("script-security 2", f"tmp-dir {tmp_path}"),
+            f"auth-user-pass-verify {script} via-file",
+            "auth-gen-token 600",
+        ),
+        client_extra=("auth-user-pass", "connect-retry-max 1"),
+    )
+    appliance = Appliance(lab).lock()
+    with appliance:
+        appliance.connect(server.client_profile())
+        answer(appliance, "credentials", "wonder land", "--username", "alice")
+        shown = answer(appliance, "challenge", "4711")
+        assert "Which code?" in shown
+        appliance.wait_connected()
+        assert fetch(lab.app(1)).status == 200
+        # the token that the server gave is enough for the next session
+        appliance.command("connect", "--control", CONTROL)
+        appliance.wait_connected(count=2)
+        assert fetch(lab.app(1)).status == 200
+        assert appliance.log().count("QV-320") == 2
+        server.wait_for("Username/auth-token authentication succeeded")
+        assert "4711" not in appliance.log()
+        assert "wonder land" not in appliance.log()
