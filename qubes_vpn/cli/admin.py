@@ -83,7 +83,7 @@ def _admin_errors() -> Iterator[None]:
     except exc.QubesDaemonAccessError as error:
         raise AdminError(
             "",
-            f"qubesd refused: {error}",
+            f"qubesd refused: {_told(error)}",
             "from a management qube, its policy must allow this call: see "
             "/etc/qubes/policy.d/30-qubes-vpn.policy and "
             "`journalctl -u qubesd` in dom0",
@@ -96,11 +96,18 @@ def _admin_errors() -> Iterator[None]:
             "`systemctl status qubesd` in dom0",
         ) from error
     except exc.QubesException as error:
-        raise AdminError("", str(error), code=EX_OSERR) from error
+        raise AdminError(
+            "", _told(error), "`journalctl -u qubesd` in dom0", EX_OSERR
+        ) from error
     except subprocess.CalledProcessError as error:
         raise AdminError(
             "", f"a qube's service failed: {error}", code=EX_OSERR
         ) from error
+
+
+def _told(error: BaseException) -> str:
+    """Give an error's words, and the command that it belongs to."""
+    return "\n  ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _say(line: str) -> None:

@@ -82,12 +82,23 @@ def perform(plan: Iterable[Step], say: Say, *, dry_run: bool) -> int:
             if dry_run:
                 say(show(step))
                 continue
-            step.do()
+            _do(step)
             done.append(step)
     except BaseException:
         _roll_back(done, say)
         raise
     return count
+
+
+def _do(step: Step) -> None:
+    try:
+        step.do()
+    except AdminError:
+        raise
+    except Exception as error:
+        # the command names the qube, which qubesd's own words may not
+        error.add_note(f"while: {show(step)}")
+        raise
 
 
 def _roll_back(done: list[Step], say: Say) -> None:

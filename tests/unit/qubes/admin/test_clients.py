@@ -53,6 +53,7 @@ def test_a_loop_is_refused_by_qubesd_and_undone(vpn):
     status, _, errors = vpn.run("assign", "sys-vpn", "sys-firewall")
     assert status == 71
     assert "Loop" in errors
+    assert "while: qvm-prefs -- sys-firewall netvm sys-vpn" in errors
     assert vpn.model.vms["sys-firewall"].tags == set()
 
 
