@@ -1,7 +1,8 @@
 """python -m lab up | demo | down.
 
 up: build the lab with names for `ip netns exec`, and stay until Ctrl-C.
-demo: the main job, shown in a lab of its own. down: remove what a lab that was
+demo: the main job, shown in a lab of its own, against this project's server
+(--server openvpn for Debian's). down: remove what a lab that was
 killed left behind. Exit 77, with one line, where the machine cannot.
 """
 
@@ -23,7 +24,7 @@ CANNOT = 77
 NAMES = Path("/run/netns")
 PREFIX = "qv"
 TUN = "/dev/net/tun"
-PROGRAMS = ("ip", "nft", "nsenter", "unshare", "setpriv", OPENVPN)
+PROGRAMS = ("ip", "nft", "nsenter", "unshare", "setpriv")
 
 
 def _cannot(why: str) -> int:
@@ -31,11 +32,15 @@ def _cannot(why: str) -> int:
     return CANNOT
 
 
-def missing() -> str:
-    """Why no lab can be built here, in a sentence; or nothing."""
+def missing(*programs: str) -> str:
+    """Why no lab can be built here, in a sentence; or nothing.
+
+    programs: what is needed besides.
+    """
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     os.environ["PATH"] = path
-    lacking = [name for name in PROGRAMS if not shutil.which(name)]
+    wanted = (*PROGRAMS, *filter(None, programs))
+    lacking = [name for name in wanted if not shutil.which(name)]
     if lacking:
         return f"needs {', '.join(lacking)}: run `make setup` as root first"
     if not os.access(TUN, os.R_OK | os.W_OK):
@@ -112,10 +117,18 @@ def main() -> int:
     """Run one verb."""
     parser = argparse.ArgumentParser(prog="python -m lab", description=__doc__)
     parser.add_argument("verb", choices=("up", "demo", "down"))
-    verb = parser.parse_args().verb
+    parser.add_argument(
+        "--server",
+        choices=("ours", "openvpn"),
+        default="ours",
+        help="of the demo: this project's, or Debian's",
+    )
+    args = parser.parse_args()
+    verb = args.verb
     if verb == "down":
         return down()
-    if why := missing():
+    needs_openvpn = verb == "up" or args.server == "openvpn"
+    if why := missing(OPENVPN if needs_openvpn else ""):
         return _cannot(why)
     if os.geteuid() != 0:
         _in_user_namespace()
@@ -123,7 +136,7 @@ def main() -> int:
             "needs root, or user namespaces, newuidmap (package uidmap) and "
             "subordinate ids for this user in /etc/subuid and /etc/subgid"
         )
-    return up() if verb == "up" else demo.main()
+    return up() if verb == "up" else demo.main(args.server)
 
 
 if __name__ == "__main__":

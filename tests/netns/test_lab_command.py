@@ -68,7 +68,8 @@ def test_down_removes_what_a_killed_lab_left():
 def test_a_machine_that_lacks_something_is_told_in_one_line():
     hide = 'mount --bind /dev/null /usr/sbin/openvpn && exec "$@"'
     unshare = ["unshare", "--mount", "--propagation", "private"]
-    done = run(*unshare, "sh", "-c", hide, "sh", *LAB, "demo")
+    hidden = [*unshare, "sh", "-c", hide, "sh", *LAB, "demo"]
+    done = run(*hidden, "--server", "openvpn")
     assert done.returncode == 77
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
