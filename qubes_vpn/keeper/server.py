@@ -320,6 +320,8 @@ class Keeper:
             self._device.configure(request.addresses, request.mtu)
         except OsRefusedError:
             self._drop_engine("device-gone")
+        # what was masqueraded meanwhile has another interface's address
+        self._forget_connections()
         return True
 
     def _forget_connections(self) -> None:
