@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -290,6 +291,22 @@ def test_metrics_come_from_a_socket(place):
         link.close()
     assert "qubes_vpn_clients 1\n" in text
     assert 'qubes_vpn_client_bytes_total{client="alice",peer_id="0",way="rx"}' in text  # fmt: skip
+
+
+def test_who_watches_is_told_of_every_change(place):
+    with serving(place) as server:
+        watch = place.server.popen(
+            [*COMMAND[:-1], "status", "--watch", "--json",
+             "--control", str(server.control)],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        with watch.stdout as lines:
+            counts = [len(json.loads(lines.readline())["clients"])]
+            with connected(place.a, place, "alice"):
+                counts.append(len(json.loads(lines.readline())["clients"]))
+            counts.append(len(json.loads(lines.readline())["clients"]))
+            watch.terminate()
+        assert counts == [0, 1, 0]
 
 
 def test_addresses_stay_after_a_restart(place):

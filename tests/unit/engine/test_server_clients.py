@@ -21,12 +21,12 @@ from qubes_vpn.crypto.pki import (
     make_crl,
 )
 from qubes_vpn.crypto.tls import TlsContext
+from qubes_vpn.engine import dial, settle
 from qubes_vpn.engine import effects as do
-from qubes_vpn.engine import settle
 from qubes_vpn.engine.client import ClientEngine
 from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.hello import Source
-from qubes_vpn.engine.peer_info import PlaneFeatures
+from qubes_vpn.engine.peer_info import PlaneFeatures, peer_info
 from qubes_vpn.engine.server import HALF_OPEN_PER_ADDRESS, ServerEngine
 from qubes_vpn.engine.server_effects import (
     Admitted,
@@ -555,3 +555,28 @@ def test_who_is_no_longer_welcome_is_out_at_the_next_key():
     world.run(70)
     assert [r.reason for r in world.effects(Removed)] == ["auth-failed"]
     assert client.ended.reason == "auth-failed"
+
+
+def test_connect_freq_limits_new_sessions_and_not_for_ever():
+    world = World(connect_freq=(2, 10))
+    clients = [world.client(f"c{n}") for n in range(4)]
+    world.run(1)
+    assert sum(c.connected for c in clients) == 2
+    assert world.server.drops["connect-freq"] >= 2
+    world.run(60)
+    assert all(c.connected for c in clients)
+
+
+def test_an_old_client_speaks_data_v1_without_epochs(monkeypatch):
+    def of_old(*words):
+        lines = peer_info(*words).splitlines(keepends=True)
+        return "".join(x for x in lines if not x.startswith("IV_PROTO"))
+
+    monkeypatch.setattr(dial, "peer_info", of_old)
+    world = World()
+    client = world.client()
+    world.run(6)
+    assert client.connected
+    (keys,) = [e.keys for e in world.effects(do.InstallKeys)]
+    assert keys.peer_id is None
+    assert not keys.epoch
