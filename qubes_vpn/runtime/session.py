@@ -14,6 +14,7 @@ import secrets
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, assert_never
 
 from qubes_vpn.config.profile import ClientProfile, Credentials
@@ -80,6 +81,9 @@ class Session:
         remote = self._remote = profile.remotes[candidate.remote]
         self._index = index
         self._link = self._new_link()
+        if remote.control_wrap is not None:
+            # a <connection> block may have a wrap of its own
+            profile = replace(profile, control_wrap=remote.control_wrap)
         self.engine = ClientEngine(
             profile,
             remote,
