@@ -36,6 +36,7 @@ from qubes_vpn.policy.phase import (
     Transport,
 )
 from qubes_vpn.system import clock
+from qubes_vpn.system.notify import notify
 from qubes_vpn.system.ovpn import News
 from qubes_vpn.system.sockets import open_link
 
@@ -141,6 +142,7 @@ class Keeper:
             self._shut("keeper-ends")
 
     def _tick(self) -> None:
+        notify("WATCHDOG=1")
         now = clock.monotonic()
         engine = self._engine
         if engine is not None:

@@ -148,8 +148,11 @@ class Agent:
             return
         if self._engine is None and now >= self._start_at:
             self._start(now)
-        for key, _ in self._selector.select(self._wait(time.monotonic())):
-            key.data()
+        ready = self._selector.select(self._wait(time.monotonic()))
+        for key, _ in ready:
+            # one that was handled just now may have closed the others
+            if self._selector.get_map().get(key.fd) == key:
+                key.data()
         now = time.monotonic()
         if self._keeper is not None and now >= self._ping_at:
             self._ping_at = now + PING_S

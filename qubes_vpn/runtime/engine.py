@@ -39,6 +39,7 @@ from qubes_vpn.runtime.memory import Memory
 from qubes_vpn.runtime.planes import Planes
 from qubes_vpn.runtime.rotation import STABLE_S, Rotation
 from qubes_vpn.runtime.session import Session, earliest
+from qubes_vpn.system.notify import notify
 from qubes_vpn.system.privileges import drop_privileges
 
 RESOLVE_TIMEOUT: Final = 30.0
@@ -97,6 +98,7 @@ class EngineProcess:
 
     def run(self) -> int:
         """Work until stopped. Gives the exit status."""
+        notify("READY=1")
         while self._status is None:
             now = time.monotonic()
             wait = min(self._next_timer() - now, keeper_messages.HEARTBEAT_S)
@@ -135,6 +137,7 @@ class EngineProcess:
     def _housekeeping(self, now: float) -> None:
         if now >= self._beat_at:
             self._keeper.request(keeper_messages.Heartbeat())
+            notify("WATCHDOG=1")
             self._beat_at = now + keeper_messages.HEARTBEAT_S
             if self._session is not None:
                 self._session.refresh()

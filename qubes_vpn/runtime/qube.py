@@ -35,6 +35,7 @@ from qubes_vpn.runtime.files import profile_reader, read_profile
 from qubes_vpn.runtime.foreground import ENGINE_ID, read_login
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
+from qubes_vpn.system.notify import notify
 
 ENGINE_USER: Final = "qubes-vpn-engine"
 QREXEC: Final = "/usr/bin/qrexec-client-vm"
@@ -240,6 +241,11 @@ class QubeAgent(Agent):
         self._selector.register(
             database.watch(), selectors.EVENT_READ, self._on_database
         )
+
+    def _step(self) -> None:
+        # it returns every few seconds, whatever happens
+        super()._step()
+        notify("WATCHDOG=1")
 
     # --- the profile
 

@@ -116,14 +116,14 @@ def test_the_lock_needs_no_python_and_no_configuration(root):
     )
 
 
-def test_a_watchdog_is_only_asked_of_who_feeds_it(root):
+def test_each_service_feeds_its_watchdog(root):
     from pathlib import Path
 
     top = Path(__file__).resolve().parents[2] / "qubes_vpn"
     feeders = {
         "keeper": ["keeper/__main__.py", "keeper/server.py"],
         "engine": ["runtime/engine.py"],
-        "agent": ["runtime/agent.py", "cli/agent.py"],
+        "agent": ["runtime/qube.py"],
     }
     for name, files in feeders.items():
         feeds = any(
@@ -131,4 +131,7 @@ def test_a_watchdog_is_only_asked_of_who_feeds_it(root):
             for file in files
             if (top / file).exists()
         )
-        assert ("WatchdogSec" in settings(root, name)) <= feeds, name
+        found = settings(root, name)
+        assert found["Type"] == ["notify"]
+        assert "WatchdogSec" in found
+        assert feeds, name
