@@ -50,13 +50,15 @@ _TUN_LEAD: Final = 6
 # later it is tried again.
 _GRO_PATIENCE: Final = 256
 _GRO_RETRY: Final = 100_000
-# Reads of joined datagrams before the tun has its turn.
-_JOINED_MAX: Final = 64
+# After a datagram that is too big for a row: how many more are read into a
+# buffer that holds any, if none of them is authentic and as big.
+_JUMBO_FOR: Final = 10_000
+_ANCILLARY_SIZE: Final = 64
 # From how many packets a second on a batch may wait, and how long, in seconds;
 # and over how many packets the rate is taken.
 
 _LOAD: Final = 12_000
-_REST: Final = 0.0002
+_REST: Final = 0.0003
 _SAMPLE: Final = 128
 _IPV4_FIRST: Final = 0x45
 _IPV4_MIN: Final = 20
@@ -90,7 +92,7 @@ class OffloadPlane(UserspacePlane):
         ).receive
         self._gro = not stream and self._set_gro(on=True)
         self._gro_misses = 0
-        self._jumbo = False
+        self._jumbo = 0
         self._packets, self._sampled = 0, time.monotonic()
         self._loaded = False
 
@@ -175,9 +177,10 @@ class OffloadPlane(UserspacePlane):
             if rest < LENGTH_SIZE + size:
                 break
             if size > SEALED_MAX:
-                self._open_stream(sizes, control, now)
+                self._open_copied(sizes, control, now)
                 begin = at + LENGTH_SIZE
-                self._open_alone(data[begin : begin + size], now)
+                self._open_alone(data[begin : begin + size], control, now)
+                self._link_rx_bytes += size
                 count = 1
             else:
                 count = self._fill_rows(data, at, size, len(sizes))
@@ -185,9 +188,9 @@ class OffloadPlane(UserspacePlane):
             at += count * (LENGTH_SIZE + size)
             rest = len(data) - at
             if len(sizes) == ROWS:
-                self._open_stream(sizes, control, now)
+                self._open_copied(sizes, control, now)
         link.consume(at)
-        self._open_stream(sizes, control, now)
+        self._open_copied(sizes, control, now)
 
     def _fill_rows(
         self, data: memoryview, at: int, size: int, first: int
@@ -205,7 +208,7 @@ class OffloadPlane(UserspacePlane):
         rows[:, :size] = block[:count, LENGTH_SIZE:]
         return count
 
-    def _open_stream(
+    def _open_copied(
         self, sizes: list[int], control: list[bytes], now: float
     ) -> None:
         if sizes:
@@ -220,11 +223,7 @@ class OffloadPlane(UserspacePlane):
         except OSError as error:
             self._channel.drop(slug("link", error))
             return
-        if sizes and max(sizes) > SEALED_MAX:
-            # A tunnel of jumbo packets: what was cut is lost, no more is.
-            self._jumbo = True
-            self._channel.drop("link-cut", len(sizes))
-        elif sizes:
+        if sizes:
             self._open(sizes, control, now)
             self._deliver_rows()
         self._gro_misses -= len(sizes)
@@ -233,22 +232,31 @@ class OffloadPlane(UserspacePlane):
             self._gro_misses = 0
 
     def _receive_joined(self, control: list[bytes], now: float) -> None:
-        """Receive datagrams that the kernel has joined, until empty."""
-        for _ in range(_JOINED_MAX):
+        """Receive datagrams of any size, and such as the kernel has joined."""
+        sizes: list[int] = []
+        for _ in range(ROWS):
             try:
                 size, ancillary, _, _ = self._link.sock.recvmsg_into(
-                    (self._joined.data,), 64
+                    (self._joined.data,), _ANCILLARY_SIZE
                 )
             except BlockingIOError:
                 break
             except OSError as error:
                 self._channel.drop(slug("link", error))
                 continue
+            self._jumbo -= self._jumbo > 0
             each = size
             if ancillary:
                 each = int.from_bytes(ancillary[0][2][:4], byteorder)
-            self._gro_misses = self._gro_misses + 1 if each == size else 0
+            if each == size <= SEALED_MAX:
+                self._opener.data[len(sizes), :size] = self._joined[:size]
+                sizes.append(size)
+                self._gro_misses += 1
+                continue
+            self._gro_misses = 0
+            self._open_copied(sizes, control, now)
             self._split(size, each, control, now)
+        self._open_copied(sizes, control, now)
         if self._gro and self._gro_misses > _GRO_PATIENCE:
             self._gro = not self._set_gro(on=False)
             self._gro_misses = 0
@@ -257,9 +265,12 @@ class OffloadPlane(UserspacePlane):
         self, size: int, each: int, control: list[bytes], now: float
     ) -> None:
         """Open one read of datagrams that lie end to end."""
-        if each > SEALED_MAX or not each:
-            for begin in range(0, size, each or 1):
-                self._open_alone(self._joined.data[begin:size][:each], now)
+        if each > SEALED_MAX:
+            self._link_rx_bytes += size
+            for begin in range(0, size, each):
+                self._open_alone(
+                    self._joined.data[begin:size][:each], control, now
+                )
             return
         rows = self._opener.data
         whole = size // each
@@ -267,13 +278,11 @@ class OffloadPlane(UserspacePlane):
             count = min(ROWS, whole - first)
             data = self._joined[first * each : (first + count) * each]
             rows[:count, :each] = data.reshape(count, each)
-            self._open([each] * count, control, now)
-            self._deliver_rows()
+            self._open_copied([each] * count, control, now)
         tail = size % each
         if tail:
             rows[0, :tail] = self._joined[size - tail : size]
-            self._open([tail], control, now)
-            self._deliver_rows()
+            self._open_copied([tail], control, now)
 
     def _set_gro(self, *, on: bool) -> bool:
         with contextlib.suppress(OSError):
@@ -316,20 +325,31 @@ class OffloadPlane(UserspacePlane):
         )
         if size and kind >> 3 not in self._channel.data_kinds:
             control += [bytes(view[start : start + size]) for start in starts]
-        elif isinstance(key, AeadKey) and not key.style and size <= SEALED_MAX:
+        elif size > SEALED_MAX:
+            # A row does not hold it all. What is lost, TCP sends again.
+            self._channel.drop("link-cut", count)
+            self._jumbo = _JUMBO_FOR
+        elif isinstance(key, AeadKey) and not key.style:
             self._opener.open_rows(first, size, count, now)
         else:
             self._deliver_rows()
             for start in starts:
-                self._open_alone(view[start : start + size], now)
+                self._open_alone(view[start : start + size], control, now)
 
-    def _open_alone(self, datagram: memoryview, now: float) -> None:
+    def _open_alone(
+        self, datagram: memoryview, control: list[bytes], now: float
+    ) -> None:
         """Open what is too big for a row, or of a key not for batches."""
         size = len(datagram)
+        if size and datagram[0] >> 3 not in self._channel.data_kinds:
+            control.append(bytes(datagram))
+            return
         buffer = memoryview(bytearray(size + SPARE))
         buffer[:size] = datagram
         packet = self._channel.open_into(buffer, size, self._opened, now)
         if packet is not None:
+            if size > SEALED_MAX:
+                self._jumbo = _JUMBO_FOR
             self._deliver(packet)
 
     def _deliver_rows(self) -> None:

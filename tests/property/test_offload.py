@@ -348,3 +348,118 @@ def test_a_run_of_ids_is_as_one_by_one(first, count, size):
     for number in range(max(0, first - 5), first + count + 5):
         assert together.accept(number, 1) == singly.accept(number, 1)
     assert together.top == singly.top
+
+
+def through(down, packets):
+    """Send packets down; return the writes to the tun."""
+    end, client, server = down
+    renew(client, server)
+    written = end.receive([server.seal(each, 1.0) for each in packets])
+    came = [part for each in written for part in cut_written(each)]
+    assert came == packets
+    return written
+
+
+def test_psh_ends_a_write(down):
+    flow = Packet(content(10_000, 8), mss=1000)
+    parts = flow.cut()
+    for at in (3, 9):
+        part = replace(
+            flow,
+            payload=flow.payload[at * 1000 : at * 1000 + 1000],
+            ident=flow.ident + at,
+            sequence=flow.sequence + at * 1000,
+            flags=ACK | PSH,
+            mss=0,
+        )
+        parts[at] = part.build()
+    assert len(through(down, parts)) == 2
+
+
+@pytest.mark.parametrize("at", [0, 1, 9])
+def test_a_bad_ip_checksum_stays_bad(down, at):
+    parts = Packet(content(10_000, 9), mss=1000).cut()
+    parts[at] = parts[at][:10] + b"\x12\x34" + parts[at][12:]
+    assert len(through(down, parts)) > 1
+
+
+def test_a_write_is_no_longer_than_ip_allows(down):
+    flow = Packet(content(60 * 1400, 10), mss=1400)
+    assert len(through(down, flow.cut())) == 2
+
+
+@pytest.mark.parametrize("fragment", [0x2000, 0x0001])
+def test_fragments_are_not_joined(down, fragment):
+    flow = Packet(content(5000, 11), mss=1000, fragment=fragment)
+    assert len(through(down, flow.cut())) == 5
+
+
+@pytest.mark.parametrize("flags", [ACK | 0x40, ACK | 0x20, ACK | 2, ACK | 4])
+def test_other_flags_are_not_joined(down, flags):
+    flow = Packet(content(3000, 12), mss=1000, flags=flags)
+    assert len(through(down, flow.cut())) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"ports": (5201, 40001)},
+        {"ack": 6},
+        {"window": 501},
+        {"ttl": 63},
+        {"tos": 8},
+        {"options": b"\x01" * 12},
+    ],
+)
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_what_differs_is_not_joined(down, change, ipv6):
+    first = Packet(
+        content(1000, 13), ipv6=ipv6, options=b"\x01\x01\x08\x0a" + bytes(8)
+    )
+    second = replace(
+        first, ident=first.ident + 1, sequence=first.sequence + 1000
+    )
+    assert len(through(down, [first.build(), second.build()])) == 1
+    other = replace(second, **change)
+    assert len(through(down, [first.build(), other.build()])) == 2
+
+
+def udp_with_sum_zero(mss):
+    """A payload whose UDP checksum comes out as 0, sent as 0xFFFF."""
+    plain = Packet(bytes(mss), proto=UDP)
+    left = int.from_bytes(plain.build()[26:28])
+    payload = left.to_bytes(2) + bytes(mss - 2)
+    assert replace(plain, payload=payload).build()[26:28] == b"\xff\xff"
+    return payload
+
+
+def test_udp_checksums_of_zero_are_all_ones(down):
+    payload = udp_with_sum_zero(1000)
+    flow = Packet(payload * 3, proto=UDP, mss=1000)
+    client, server = channels()
+    link = Collector()
+    sealer = Sealer(link, client)
+    sealed(sealer, flow)
+    sealed(sealer, Packet(payload, proto=UDP))
+    sealer.flush()
+    expected = [*flow.cut(), Packet(payload, proto=UDP).build()]
+    assert [server.open(each, 1.0) for each in link.sent] == expected
+    assert len(through(down, flow.cut())) == 1
+
+
+def test_udp_without_a_checksum_is_not_joined(down):
+    parts = Packet(content(3000, 14), proto=UDP, mss=1000).cut()
+    parts = [each[:26] + b"\0\0" + each[28:] for each in parts]
+    assert len(through(down, parts)) == 3
+
+
+def test_nothing_is_delivered_for_a_foreign_source(down):
+    end, client, server = down
+    renew(client, server)
+    flow = Packet(content(5000, 15), mss=1000)
+    client.sources = {b"\x0a\x08\x00\x09"}
+    try:
+        assert end.receive([server.seal(p, 1.0) for p in flow.cut()]) == []
+    finally:
+        client.sources = None
+    assert client.drops == {"bad-source": 5}
