@@ -150,7 +150,12 @@ class Host:
 
     def vpn_qubes(self) -> list[Qube]:
         """Return all VPN qubes, by name."""
-        return [q for q in self.app.domains if TAG_VPN in q.tags]
+        return [
+            qube
+            for qube in self.app.domains
+            # a management qube may not ask about dom0
+            if qube.klass != "AdminVM" and TAG_VPN in qube.tags
+        ]
 
     def clients(self, name: str) -> list[Qube]:
         """Return the qubes whose net qube is `name`, by name."""

@@ -16,7 +16,7 @@ class Holder:
         return self.app.qubesd_call(dest or self._dest, method, arg, payload)
 
     def _get(self, name):
-        answer = self.qubesd_call(None, f"{self._prefix}Get", name)
+        answer = self.qubesd_call(self._dest, f"{self._prefix}Get", name)
         default, kind, value = answer.decode().split(" ", 2)
         return default == "default=True", kind, value
 
@@ -41,10 +41,11 @@ class Holder:
             object.__setattr__(self, name, value)
             return
         text = "" if value is None else str(value)
-        self.qubesd_call(None, f"{self._prefix}Set", name, text.encode())
+        method = f"{self._prefix}Set"
+        self.qubesd_call(self._dest, method, name, text.encode())
 
     def __delattr__(self, name):
-        self.qubesd_call(None, f"{self._prefix}Reset", name)
+        self.qubesd_call(self._dest, f"{self._prefix}Reset", name)
 
 
 class Features:
