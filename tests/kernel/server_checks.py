@@ -1,0 +1,62 @@
+"""What is checked of our server in the machine: the driver with many peers."""
+
+import json
+import time
+
+from lab import Lab
+from lab.appliance import Appliance
+from lab.openvpn import Client, Settings
+from lab.ours import COMMAND, OurServer
+from lab.traffic import Flood, download, fetch
+from tests.kernel.checks import BULK, PATIENCE, DcoClient
+
+
+def served(server):
+    words = [
+        *COMMAND[:-1],
+        "status",
+        "--json",
+        "--control",
+        str(server.control),
+    ]
+    return json.loads(server.namespace.run(words).stdout)["clients"]
+
+
+def our_server_has_the_driver_carry_its_clients():
+    """Userspace 2.6, the driver by 2.7 and ours: traffic, keys, counters."""
+    with Lab() as lab:
+        settings = Settings(extra=("duplicate-cn",))
+        with OurServer(lab.internet, lab.scratch, settings) as server:
+            assert "data plane kernel" in server.log, server.log
+            profile = server.client_profile()
+            for make in (Client, DcoClient):
+                client = make(
+                    lab.vpn, lab.scratch, profile, extra=["reneg-sec 6"]
+                )
+                with client:
+                    client.wait_connected(timeout=PATIENCE)
+                    try:
+                        with Flood(lab.app(1), rate=30) as flood:
+                            flood.wait_echoes(10, timeout=PATIENCE)
+                            server.wait_rekeyed(2, timeout=PATIENCE)
+                            assert download(lab.app(2), BULK) == BULK
+                            flood.wait_echoes(50, timeout=PATIENCE)
+                            lost = flood.sent - len(flood.echoes)
+                    except BaseException:
+                        print(server.log, client.log[-3000:], flush=True)
+                        raise
+                    assert lost < flood.sent * 0.1, (lost, flood.sent)
+                    time.sleep(6)
+                    assert served(server)[-1]["rx_bytes"] > 10_000
+            with Appliance(lab).lock() as appliance:
+                appliance.connect(profile)
+                appliance.wait_connected(PATIENCE)
+                assert fetch(lab.app(1)).status == 200
+                assert download(lab.app(1), BULK) == BULK
+            device = server.device
+            show = ["ip", "-d", "link", "show", device]
+            assert " ovpn " in lab.internet.run(show).stdout
+        assert lab.internet.run(show, check=False).returncode
+
+
+SERVER_CHECKS = (our_server_has_the_driver_carry_its_clients,)
