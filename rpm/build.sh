@@ -32,7 +32,7 @@ source_files() {
 		--sort=none --format=gnu --mtime="@$epoch" \
 		--owner=0 --group=0 --numeric-owner --mode=u+rw,go=rX,go-w \
 		--transform "s,^,$name/," -cf - |
-		gzip -n -9 >"$dist/$name.tar.gz"
+		gzip -n >"$dist/$name.tar.gz"
 	changelog="* $(LC_ALL=C date -u -d "@$epoch" '+%a %b %d %Y') \
 qubes-vpn developers <qubes-vpn@localhost> - $version-$(cat rel)
 - See the history of the project."

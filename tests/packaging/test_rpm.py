@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 UNITS = "/usr/lib/systemd/system"
 QUBE_FILES = {
     "/etc/qubes-vpn": 0o40700,

@@ -7,9 +7,12 @@ import tarfile
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import qubes_vpn
 
 TOP = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 def build_source(folder):

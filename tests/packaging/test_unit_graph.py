@@ -11,6 +11,7 @@ import re
 
 import pytest
 
+pytestmark = pytest.mark.slow
 UNITS = "usr/lib/systemd/system"
 LOCK = "qubes-vpn-lockdown.service"
 # who can give the qube an uplink, or forward

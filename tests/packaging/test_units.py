@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+pytestmark = pytest.mark.slow
 UNITS = "usr/lib/systemd/system"
 OURS = ("lockdown", "lockdown-uplink@eth0", "keeper", "engine", "agent")
 # what Debian and Fedora have, and the Qubes agent brings
