@@ -195,6 +195,27 @@ def test_desktop_entries_and_services_name_commands_that_are_there(qube_root):
         assert command in COMMANDS, path.name
 
 
+def test_after_suspend_the_clock_comes_first(qube_root):
+    path = qube_root.path / "etc/qubes/suspend-post.d/90-qubes-vpn.sh"
+    text = path.read_text()
+    assert 0 < text.index("qvm-sync-clock") < text.index("qubes-vpn connect")
+    assert "/run/qubes-service/qubes-vpn ] || exit 0" in text
+
+
+def test_what_is_a_script_is_one(qube_root):
+    folder = qube_root.path / "etc"
+    scripts = [
+        *(folder / "qubes-rpc").iterdir(),
+        *folder.glob("qubes/*.d/*.sh"),
+        *(qube_root.path / "usr/lib/qubes-vpn").glob("*.sh"),
+        *(qube_root.path / "usr/lib/qubes-bind-dirs.d").iterdir(),
+    ]
+    assert len(scripts) > 9
+    for path in scripts:
+        shell = "bash" if path.suffix == ".conf" else "sh"
+        subprocess.run([shell, "-n", path], check=True)
+
+
 def test_no_installed_module_imports_what_the_spec_does_not_require(packages):
     """Each third-party import is a Requires, a Recommends, or Qubes' own."""
     known = {

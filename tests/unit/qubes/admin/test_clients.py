@@ -88,6 +88,27 @@ def test_status_shows_only_words_of_ours(vpn, script, words):
     assert "\033" not in output
 
 
+def test_a_clone_and_a_restored_backup_are_vpn_qubes_too(vpn):
+    """Qubes copies tags, features and rules; no name is kept anywhere."""
+    vpn.run("pin", "sys-vpn", "--yes")
+    original = vpn.model.vms["sys-vpn"]
+    vpn.model.add(
+        "sys-vpn1",
+        template=original.template,
+        values=dict(original.values),
+        features=dict(original.features),
+        tags=set(original.tags),
+        firewall=list(original.firewall),
+    )
+    vpn.service("sys-vpn1", "qubesvpn.Endpoints", "echo 203.0.113.7 udp 1194")
+    assert vpn.run("pin", "sys-vpn1")[1] == "nothing to do\n"
+    assert vpn.run("use", "sys-vpn1", "home")[0] == 0
+    assert vpn.run("assign", "sys-vpn1", "work")[0] == 0
+    assert "sys-vpn1: running, no answer; home; pinned" in vpn.run("status")[1]
+    assert vpn.run("remove", "sys-vpn", "--yes")[0] == 0
+    assert vpn.model.vms["work"].values["netvm"] == "sys-vpn1"
+
+
 def test_updates(vpn, policy):
     vpn.model.values["updatevm"] = "sys-firewall"
     assert "default proxy" in vpn.run("updates", "status")[1]
