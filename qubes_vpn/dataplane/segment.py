@@ -127,8 +127,9 @@ class SuperPacket:
             or l4 + (20 if self._tcp else 8) > len(packet)
         ):
             raise UntrustedInputError("tun-offload")
-        size = l4 + ((packet[l4 + 12] >> 4) * 4 if self._tcp else 8)
-        if size >= len(packet):
+        words = packet[l4 + 12] >> 4 if self._tcp else 5
+        size = l4 + (words * 4 if self._tcp else 8)
+        if words < 5 or size >= len(packet):
             raise UntrustedInputError("tun-offload")
         self._header = bytearray(packet[:size])
         self._payload = data[size : len(packet)]

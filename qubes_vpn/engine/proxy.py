@@ -148,6 +148,9 @@ class HttpConnect:
         ]
         for offer in offers:
             scheme, _, rest = offer.partition(" ")
+            if not rest.isprintable():
+                # it would become a line of what we say
+                continue
             challenge = {
                 name.lower(): quoted or plain
                 for name, quoted, plain in _PARAMETER.findall(rest)

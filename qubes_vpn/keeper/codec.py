@@ -176,7 +176,7 @@ class Codec:
             return seq, self._records[name](value)
         except MessageError:
             raise
-        except (ValueError, KeyError, RecursionError) as error:
+        except (ValueError, KeyError, OverflowError, RecursionError) as error:
             # the text of the error may quote what was sent: not repeated
             raise MessageError(type(error).__name__) from None
 

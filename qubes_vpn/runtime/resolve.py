@@ -44,6 +44,7 @@ def query(
     """
     import dns.exception
     import dns.message
+    import dns.rdataclass
     import dns.rdatatype
 
     kind = dns.rdatatype.A if family == 4 else dns.rdatatype.AAAA
@@ -64,6 +65,7 @@ def query(
                     ip_address(item.address)
                     for records in answer.answer
                     if records.rdtype == kind
+                    and records.rdclass == dns.rdataclass.IN
                     for item in records
                 ][:ADDRESSES_MAX]
     return []

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -108,12 +109,33 @@ def _run_one(name: str, seconds: float, runs: int, *, plain: bool) -> None:
     print(f"{run_plain(name, seconds, runs)} runs, without atheris")
 
 
+def _apart(name: str, options: argparse.Namespace) -> bool:
+    """Run a target in a process of its own; tell if its invariant held."""
+    doc = (HERE / f"{name}.py").read_text().split('"""')[1].split("\n")[0]
+    command = [sys.executable, "-m", "tests.fuzz", "--here", name]
+    command += ["--seconds", str(options.seconds)]
+    command += ["--runs", str(options.runs)]
+    command += ["--plain"] * options.plain
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace"
+    )
+    said = (done.stdout + done.stderr).splitlines()
+    counts = [one for one in said if "number_of_executed" in one]
+    counts += [one for one in said if "runs, without atheris" in one]
+    runs = (counts or ["?"])[-1].split(":")[-1].strip()
+    print(f"{name}: {doc} [{runs}]", flush=True)
+    if done.returncode:
+        print("\n".join(said[-40:]), flush=True)
+    return not done.returncode
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the targets that are named, or all."""
     parser = argparse.ArgumentParser(prog="tests.fuzz", description=__doc__)
     parser.add_argument("target", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--runs", type=int, default=0, help="instead of time")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--plain", action="store_true", help="no atheris")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
@@ -121,22 +143,14 @@ def main(args: Sequence[str] | None = None) -> int:
         (name,) = options.target
         _run_one(name, options.seconds, options.runs, plain=options.plain)
         return 0
-    failed = []
-    for name in options.target or targets():
-        doc = (HERE / f"{name}.py").read_text().split('"""')[1].split("\n")[0]
-        command = [sys.executable, "-m", "tests.fuzz", "--here", name]
-        command += ["--seconds", str(options.seconds)]
-        command += ["--runs", str(options.runs)]
-        command += ["--plain"] * options.plain
-        done = subprocess.run(command, capture_output=True, text=True)
-        said = (done.stdout + done.stderr).splitlines()
-        counts = [one for one in said if "number_of_executed" in one]
-        runs = (counts or said or ["?"])[-1].split(":")[-1].strip()
-        print(f"{name}: {doc} [{runs}]", flush=True)
-        if done.returncode:
-            failed.append(name)
-            print("\n".join(said[-40:]), flush=True)
-    return 1 if failed else 0
+    names = options.target or targets()
+    unknown = set(names) - set(targets())
+    if unknown:
+        parser.error(f"no target {', '.join(sorted(unknown))}")
+    with ThreadPoolExecutor(options.jobs) as pool:
+        held = list(pool.map(lambda name: _apart(name, options), names))
+    print(f"{len(names)} targets, {sum(held)} held", flush=True)
+    return 0 if all(held) else 1
 
 
 if __name__ == "__main__":
