@@ -4,7 +4,6 @@ import argparse
 import base64
 import binascii
 import logging
-import os
 import pwd
 from dataclasses import replace
 from pathlib import Path
@@ -58,6 +57,12 @@ def register(commands: "Subcommands") -> None:
         type=Path,
         help="refuse tls-crypt-v2 keys with this metadata: base64, one a line",
     )
+    parser.add_argument(
+        "--plane",
+        choices=("auto", "kernel", "userspace"),
+        default="auto",
+        help="who moves packets: the ovpn driver where there is one (auto)",
+    )
     parser.add_argument("--user", help="run as this user once all is open")
     parser.add_argument("--control", metavar="PATH", default=CONTROL)
     parser.add_argument("--metrics", metavar="PATH", default="")
@@ -85,12 +90,11 @@ def run(args: argparse.Namespace, world: World) -> int:
     )
     for line, name, reason in profile.notes:
         print(f"line {line}: {name}: {reason}", file=world.err)
-    descriptor, device = open_device(profile)
-    nat = Nat(profile, device) if args.nat else None
+    device = open_device(profile, args.plane)
+    nat = Nat(profile, device.name) if args.nat else None
     try:
         server = ServerProcess(
             profile,
-            descriptor,
             device,
             denied=denied,
             control_path=args.control,
@@ -99,19 +103,22 @@ def run(args: argparse.Namespace, world: World) -> int:
         if args.user:
             user = pwd.getpwnam(args.user)
             drop_privileges(user.pw_uid, user.pw_gid, (CAP_NET_ADMIN,))
+        plane = f"userspace ({device.why})" if device.why else "kernel"
         where = ", ".join(
             f"{one.address or '*'} port {one.port}/{one.proto}"
             for one in profile.listens
         )
         print(
-            f"serving on {where}, device {device}", file=world.out, flush=True
+            f"serving on {where}, device {device.name}, data plane {plane}",
+            file=world.out,
+            flush=True,
         )
         notify("READY=1")
         server.run()
     finally:
         if nat is not None:
             nat.close()
-        os.close(descriptor)
+        device.close()
     return EX_OK
 
 

@@ -50,7 +50,8 @@ class ServerEngine:
     """All clients of one server. A client's number is its peer id.
 
     entropy: gives fresh random bytes. denied: user metadata of
-    tls-crypt-v2 client keys that are not let in. Raises ConfigError for
+    tls-crypt-v2 client keys that are not let in. epochs: the data plane has
+    the data format of 2.7. Raises ConfigError for
     certificates or keys that cannot be used.
     """
 
@@ -60,7 +61,9 @@ class ServerEngine:
         *,
         entropy: Callable[[int], bytes],
         denied: frozenset[bytes] = frozenset(),
+        epochs: bool = True,
     ) -> None:
+        self._epochs = epochs
         self.profile = profile
         self.drops: Counter[str] = Counter()
         self._entropy = entropy
@@ -161,6 +164,13 @@ class ServerEngine:
             session.leave(message, "disconnected", now)
             self._settle(session)
 
+    def remove(self, client: int, reason: str) -> None:
+        """End one client without a word: its data plane lost it."""
+        session = self._sessions.get(client)
+        if session is not None:
+            session.vanish(reason)
+            self._settle(session)
+
     def lost(self, source: Source) -> None:
         """End whoever was at this source: its TCP connection is closed."""
         for session in list(self._sessions.values()):
@@ -237,6 +247,7 @@ class ServerEngine:
             self._mint,
             self._entropy,
             now,
+            epochs=self._epochs,
         )
         self._sessions[client] = session
         self._by_sid[welcome.client_sid, source] = client

@@ -91,7 +91,8 @@ class ServerSession:
 
     source: where control packets go. tls: gives the context of a new key;
     the revocation list may have changed since the last one. What a client
-    does wrong ends its own session, and no other.
+    does wrong ends its own session, and no other. epochs: the data plane
+    has them.
     """
 
     def __init__(
@@ -104,8 +105,11 @@ class ServerSession:
         mint: TokenMint | None,
         entropy: Callable[[int], bytes],
         now: Now,
+        *,
+        epochs: bool = True,
     ) -> None:
         self.client = client
+        self._epochs = epochs
         self.source = source
         self.client_sid = welcome.client_sid
         self.began = now
@@ -343,7 +347,9 @@ class ServerSession:
     def _admit(
         self, state: Deciding, decision: Decision, lease: Lease, now: Now
     ) -> None:
-        suite = key_suite(self._profile, self.client, state)
+        suite = key_suite(
+            self._profile, self.client, state, epochs=self._epochs
+        )
         options = push_options(
             self._profile,
             decision.config,

@@ -73,8 +73,13 @@ _EPOCH_NEEDS: Final = (
 )
 
 
-def key_suite(profile: ServerProfile, client: int, state: Deciding) -> KeySuite:
-    """Say what the data channel of a client is like; `client`: its peer id."""
+def key_suite(
+    profile: ServerProfile, client: int, state: Deciding, *, epochs: bool
+) -> KeySuite:
+    """Say what the data channel of a client is like; `client`: its peer id.
+
+    epochs: the data plane has them.
+    """
     proto = state.abilities.proto
     aead = cipher_spec(state.cipher).kind == "aead"
     return KeySuite(
@@ -82,7 +87,7 @@ def key_suite(profile: ServerProfile, client: int, state: Deciding) -> KeySuite:
         profile.auth,
         client if proto & IvProto.DATA_V2 else None,
         ekm=bool(proto & IvProto.TLS_KEY_EXPORT),
-        epoch=aead and _EPOCH_NEEDS in proto,
+        epoch=epochs and aead and _EPOCH_NEEDS in proto,
         replay_window=profile.replay_window,
         replay_time=profile.replay_time,
     )

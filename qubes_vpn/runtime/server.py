@@ -39,12 +39,14 @@ from qubes_vpn.errors import ConfigError, OsRefusedError
 from qubes_vpn.runtime.control import ControlServer
 from qubes_vpn.runtime.server_auth import Authenticator
 from qubes_vpn.runtime.server_clients import Client, Sources
+from qubes_vpn.runtime.server_device import Device
 from qubes_vpn.runtime.server_files import (
     LeaseMemory,
     modified,
     replace_file,
 )
-from qubes_vpn.runtime.server_plane import OnEvents, ServerPlane
+from qubes_vpn.runtime.server_kernel import make_plane
+from qubes_vpn.runtime.server_plane import OnEvents
 from qubes_vpn.runtime.server_status import (
     ClientStatus,
     describe,
@@ -67,39 +69,33 @@ SEND_S: Final = 0.2
 class ServerProcess:
     """One server, from its first packet to its last.
 
-    descriptor, device: of server_device.open_device. control_path,
-    metrics_path: unix sockets; "" for none. Raises ConfigError and
-    OsRefusedError.
+    device: of server_device.open_device. control_path, metrics_path: unix
+    sockets; "" for none. Raises ConfigError and OsRefusedError.
     """
 
     def __init__(
         self,
         profile: ServerProfile,
-        descriptor: int,
-        device: str,
+        device: Device,
         *,
         denied: frozenset[bytes] = frozenset(),
         control_path: str = "",
         metrics_path: str = "",
     ) -> None:
         self.profile = profile
-        self._device = device
-        self._tun = descriptor
+        self._device = device.name
         self._crl_seen = 0.0
         if profile.crl_file:
             check = replace(profile.client_check, crl=self._read_crl())
             profile = replace(profile, client_check=check)
         self.engine = ServerEngine(
-            profile, entropy=secrets.token_bytes, denied=denied
+            profile,
+            entropy=secrets.token_bytes,
+            denied=denied,
+            epochs=device.descriptor is not None,
         )
         self._selector = selectors.DefaultSelector()
-        self._plane = ServerPlane(
-            self._selector,
-            descriptor,
-            self,
-            client_to_client=profile.client_to_client,
-            connections_max=2 * profile.max_clients,
-        )
+        self._plane = make_plane(self._selector, device, self, profile)
         for listen in profile.listens:
             sock = open_listener(
                 listen.address,
@@ -217,6 +213,7 @@ class ServerProcess:
 
     def _chores(self, now: Now) -> None:
         profile = self.profile
+        self._plane.refresh(now)
         self._plane.hang_up_strangers(now.mono - profile.hand_window)
         if profile.crl_file and modified(profile.crl_file) != self._crl_seen:
             self._reload_crl()
@@ -258,6 +255,11 @@ class ServerProcess:
             _LOG.info("client %d is at %s now", client.number, source.address)
         return allowed
 
+    def gone(self, client: Client, reason: str) -> None:
+        """Have the engine forget a client that the plane has lost."""
+        self.engine.remove(client.number, reason)
+        self._drain(_now())
+
     def closed(self, source: Source) -> None:
         """Tell the engine that a TCP connection has ended."""
         self.engine.lost(source)
@@ -293,7 +295,7 @@ class ServerProcess:
     ) -> None:
         match effect:
             case InstallKeys(slot, keys):
-                client.channel.install(slot, keys)
+                self._plane.install(client, slot, keys)
                 _LOG.info(
                     "client %d: key %d, %s",
                     client.number,
@@ -301,10 +303,10 @@ class ServerProcess:
                     keys.cipher,
                 )
             case SwapKeys():
-                client.channel.swap()
+                self._plane.swap(client)
             case RemoveKeys(slot):
                 for each in (0, 1) if slot is None else (slot,):
-                    client.channel.remove(each)
+                    self._plane.forget(client, each)
             case SendData(payload):
                 self._plane.send_data(client, payload, now.mono)
             case Admitted():
@@ -330,8 +332,7 @@ class ServerProcess:
         client.admitted = effect
         client.since = now.unix
         client.sources = Sources(addresses, networks)
-        client.channel.sources = client.sources
-        self._plane.router.add(client)
+        self._plane.admit(client)
         self._tell_at = min(self._tell_at, now.mono + TELL_S)
         _LOG.info(
             "client %s is in as number %d from %s, address %s %s, %s",

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol
 
+from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.engine.data_channel import OVERHEAD_MAX
 from qubes_vpn.engine.data_key import OPEN_ROOM
+from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.hello import Source
+from qubes_vpn.engine.path_mtu import answers
 from qubes_vpn.runtime.server_clients import Client, Router, SockAddr
 from qubes_vpn.runtime.server_stream import Stream
 from qubes_vpn.wire.opcode import Opcode
@@ -50,6 +53,9 @@ class Control(Protocol):
     def closed(self, source: Source) -> None:
         """Take note that a TCP connection has ended."""
 
+    def gone(self, client: Client, reason: str) -> None:
+        """Take note that the plane has lost a client."""
+
 
 class _Connection:
     """A TCP connection. client: who it turned out to be."""
@@ -65,14 +71,14 @@ class ServerPlane:
     """Moves packets between the clients and the tunnel device.
 
     selector: the data of its keys are OnEvents. tun: the device's
-    descriptor, non-blocking.
+    descriptor, non-blocking; None where the kernel moves the packets.
     client_to_client: packets between clients do not touch the device.
     """
 
     def __init__(
         self,
         selector: selectors.BaseSelector,
-        tun: int,
+        tun: int | None,
         control: Control,
         *,
         client_to_client: bool,
@@ -95,11 +101,12 @@ class ServerPlane:
         self._opened = memoryview(bytearray(DATAGRAM_MAX + OPEN_ROOM))
         self._plain = memoryview(bytearray(DATAGRAM_MAX))
         self._sealed = memoryview(bytearray(DATAGRAM_MAX + OVERHEAD_MAX))
-        selector.register(
-            tun,
-            selectors.EVENT_READ,
-            OnEvents(lambda _events: self._from_tun()),
-        )
+        if tun is not None:
+            selector.register(
+                tun,
+                selectors.EVENT_READ,
+                OnEvents(lambda _events: self._from_tun()),
+            )
 
     # --- sockets
 
@@ -172,7 +179,30 @@ class ServerPlane:
         for sock in self._sockets:
             self._selector.unregister(sock)
             sock.close()
-        self._selector.unregister(self._tun)
+        if self._tun is not None:
+            self._selector.unregister(self._tun)
+
+    # --- what the engine decides of a client
+
+    def install(self, client: Client, slot: int, keys: DataKeys) -> None:
+        """Put keys into a slot; those of slot 1 decrypt only."""
+        client.channel.install(slot, keys)
+
+    def swap(self, client: Client) -> None:
+        """Exchange the slots."""
+        client.channel.swap()
+
+    def forget(self, client: Client, slot: int) -> None:
+        """Forget the keys of a slot."""
+        client.channel.remove(slot)
+
+    def admit(self, client: Client) -> None:
+        """Route to the client, whose addresses are known now."""
+        client.channel.sources = client.sources
+        self.router.add(client)
+
+    def refresh(self, now: Now) -> None:
+        """Look at what moves by itself; called every few seconds."""
 
     # --- UDP
 
@@ -223,12 +253,16 @@ class ServerPlane:
         if not self._control.moved(client, source):
             client.channel.drop("float-refused")
             return
+        self.follow(client, source)
+        if packet is not None:
+            self._inward(client, packet, now)
+
+    def follow(self, client: Client, source: Source) -> None:
+        """Send to the client at its new address from now on."""
         self._unplace(client)
         client.source = source
         self._place(client, source)
         client.floated += 1
-        if packet is not None:
-            self._inward(client, packet, now)
 
     def _place(self, client: Client, source: Source) -> None:
         sock = self._sockets[source.socket]
@@ -309,6 +343,9 @@ class ServerPlane:
         packet = client.channel.open_into(self._buffer, size, self._opened, now)
         if packet is not None:
             self._inward(client, packet, now)
+        elif client.channel.traffic.occ:
+            for answer in answers(client.channel.traffic):
+                self.send_data(client, answer, now)
 
     def _inward(self, client: Client, packet: memoryview, now: float) -> None:
         """From a client: to another one, or to the device."""
@@ -319,6 +356,7 @@ class ServerPlane:
             if other is not None and other is not client:
                 self._outward(other, packet, now)
                 return
+        assert self._tun is not None
         try:
             os.write(self._tun, packet)
         except OSError:
@@ -342,6 +380,7 @@ class ServerPlane:
             client.send(self._sealed[:size])
 
     def _from_tun(self) -> None:
+        assert self._tun is not None
         plain, find = self._plain, self.router.find
         buffers = (plain,)
         now = time.monotonic()

@@ -13,9 +13,9 @@ Source: linux/ovpn.h, Documentation/netlink/specs/ovpn.yaml.
 
 import errno
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from sys import byteorder
 from typing import Final
 
@@ -23,6 +23,7 @@ from qubes_vpn.errors import UnavailableError
 from qubes_vpn.system.netlink import (
     NETLINK_GENERIC,
     Attribute,
+    Attributes,
     NetlinkError,
     NetlinkSocket,
     attributes,
@@ -35,6 +36,8 @@ from qubes_vpn.system.netlink import (
 )
 
 KIND: Final = "ovpn"
+# the device's mode: for one peer, unless this is given when it is made
+MANY_PEERS: Final = (1, b"\x01")
 GROUP: Final = "peers"
 
 _GENL: Final = struct.Struct("=BBH")
@@ -48,6 +51,7 @@ _PEER_NEW, _PEER_SET, _PEER_GET, _PEER_DEL, _PEER_DEL_NTF = 1, 2, 3, 4, 5
 _KEY_NEW, _KEY_SWAP, _KEY_SWAP_NTF, _KEY_DEL = 6, 8, 9, 10
 _IFINDEX, _PEER, _KEYCONF = 1, 2, 3
 _ID, _REMOTE_IPV4, _REMOTE_IPV6, _REMOTE_PORT, _SOCKET = 1, 2, 3, 5, 6
+_VPN_IPV4, _VPN_IPV6 = 8, 9
 _KEEPALIVE_INTERVAL, _KEEPALIVE_TIMEOUT, _DEL_REASON = 13, 14, 15
 _VPN_RX_BYTES: Final = 16
 _KEY_PEER_ID, _KEY_SLOT, _KEY_ID, _KEY_CIPHER = 1, 2, 3, 4
@@ -122,6 +126,10 @@ class Ovpn:
         self._family = int.from_bytes(found[_CTRL_FAMILY_ID], byteorder)
         self.group = _group(found[_CTRL_MCAST_GROUPS])
 
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._sock.close()
+
     def news(self) -> "News":
         """Give a socket that hears of what happens to peers."""
         return News(self._family, self.group)
@@ -132,11 +140,13 @@ class Ovpn:
         peer_id: int,
         descriptor: int,
         remote: tuple[IPv4Address | IPv6Address, int] | None,
+        inside: Iterable[IPv4Address | IPv6Address] = (),
     ) -> None:
         """Attach a socket of this process to device `index`.
 
         remote: where packets go, for UDP; None for TCP, which knows it.
-        A peer before it is replaced.
+        inside: the peer's addresses, on a device for many peers. A peer
+        before it is replaced.
         """
         items = [(_ID, u32(peer_id)), (_SOCKET, u32(descriptor))]
         if remote is not None:
@@ -146,6 +156,9 @@ class Ovpn:
                 (_REMOTE_IPV4 if four else _REMOTE_IPV6, address.packed)
             )
             items.append((_REMOTE_PORT, port.to_bytes(2)))
+        for address in inside:
+            kind = _VPN_IPV4 if address.version == 4 else _VPN_IPV6
+            items.append((kind, address.packed))
         self._peer("new peer", _PEER_NEW, index, items)
 
     def set_keepalive(
@@ -165,6 +178,30 @@ class Ovpn:
 
     def peer(self, index: int, peer_id: int) -> PeerCounters | None:
         """Give the peer's counters; None when it is gone."""
+        found = self._seen(index, peer_id)
+        if found is None:
+            return None
+        # bytes in and out, packets in and out; the tunnel's, then the link's
+        numbers = [
+            int.from_bytes(found[_VPN_RX_BYTES + offset], byteorder)
+            for offset in range(8)
+        ]
+        return PeerCounters(*numbers)
+
+    def remote(
+        self, index: int, peer_id: int
+    ) -> tuple[IPv4Address | IPv6Address, int] | None:
+        """Give where a UDP peer is now; None when it is gone.
+
+        The driver follows a peer that moves without saying so before 7.x.
+        """
+        found = self._seen(index, peer_id)
+        if found is None:
+            return None
+        raw = found.get(_REMOTE_IPV4) or found[_REMOTE_IPV6]
+        return ip_address(raw), int.from_bytes(found[_REMOTE_PORT][:2])
+
+    def _seen(self, index: int, peer_id: int) -> Attributes | None:
         request = _request(
             _PEER_GET, index, nested(_PEER, [(_ID, u32(peer_id))])
         )
@@ -174,13 +211,7 @@ class Ovpn:
             if error.number == errno.ENOENT:
                 return None
             raise
-        found = parse(parse(answer[0][1][_GENL.size :])[_PEER])
-        # bytes in and out, packets in and out; the tunnel's, then the link's
-        numbers = [
-            int.from_bytes(found[_VPN_RX_BYTES + offset], byteorder)
-            for offset in range(8)
-        ]
-        return PeerCounters(*numbers)
+        return parse(parse(answer[0][1][_GENL.size :])[_PEER])
 
     def delete_peer(self, index: int, peer_id: int) -> None:
         """Detach the peer, if it is there; its keys go with it."""

@@ -7,7 +7,7 @@ error. Source: rtnetlink(7), linux/if_link.h, linux/fib_rules.h.
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import (
     IPv4Address,
@@ -58,6 +58,7 @@ _RULE: Final = struct.Struct("=BBBBBBBBI")
 _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINKINFO = 3, 4, 18
 _IFLA_TXQLEN, _IFLA_GROUP = 13, 27
 _IFLA_INFO_KIND: Final = 1
+_IFLA_INFO_DATA: Final = 2
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD: Final = 0x02
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
@@ -152,13 +153,16 @@ class Rtnl:
             raise
         return _read_link(found[0][1])
 
-    def add_link(self, name: str, kind: str) -> None:
-        """Make a device of a kind that needs no more to be said."""
+    def add_link(
+        self, name: str, kind: str, data: Iterable[Attribute] = ()
+    ) -> None:
+        """Make a device of a kind. data: what its driver wants to know."""
+        info = [(_IFLA_INFO_KIND, text(kind))]
+        given = list(data)
+        if given:
+            info.append(nested(_IFLA_INFO_DATA, given))
         request = _LINK.pack(0, 0, 0, 0, 0) + attributes(
-            [
-                (_IFLA_IFNAME, text(name)),
-                nested(_IFLA_LINKINFO, [(_IFLA_INFO_KIND, text(kind))]),
-            ]
+            [(_IFLA_IFNAME, text(name)), nested(_IFLA_LINKINFO, info)]
         )
         flags = NLM_F_CREATE | NLM_F_EXCL
         self._sock.request(f"make {name}", _NEWLINK, request, flags)

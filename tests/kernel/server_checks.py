@@ -43,7 +43,7 @@ def our_server_has_the_driver_carry_its_clients():
                             flood.wait_echoes(50, timeout=PATIENCE)
                             lost = flood.sent - len(flood.echoes)
                     except BaseException:
-                        print(server.log, client.log[-3000:], flush=True)
+                        print(server.log, client.log[-3000:], flush=True)  # noqa: T201
                         raise
                     assert lost < flood.sent * 0.1, (lost, flood.sent)
                     time.sleep(6)
