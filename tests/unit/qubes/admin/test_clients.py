@@ -101,7 +101,8 @@ def test_a_clone_and_a_restored_backup_are_vpn_qubes_too(vpn):
         firewall=list(original.firewall),
     )
     vpn.service("sys-vpn1", "qubesvpn.Endpoints", "echo 203.0.113.7 udp 1194")
-    assert vpn.run("pin", "sys-vpn1")[1] == "nothing to do\n"
+    assert vpn.run("pin", "sys-vpn1")[0] == 0
+    assert vpn.model.vms["sys-vpn1"].firewall == original.firewall
     assert vpn.run("use", "sys-vpn1", "home")[0] == 0
     assert vpn.run("assign", "sys-vpn1", "work")[0] == 0
     assert "sys-vpn1: running, no answer; home; pinned" in vpn.run("status")[1]
