@@ -40,12 +40,19 @@ class Scene:
     """A lab, a server, and what is between the qubes and the uplink."""
 
     def __init__(
-        self, kind, *, ipv6=False, connect=True, profile=None, **server
+        self,
+        kind,
+        *,
+        ipv6=False,
+        connect=True,
+        profile=None,
+        inside6=False,
+        **server,
     ):
         assert kind in KINDS
         self.kind = kind
         self.lab = Lab(ipv6=ipv6)
-        self.settings = Settings(**server)
+        self.settings = Settings(ipv6=inside6, **server)
         self._connect = connect
         self._profile = profile
         self.server = self.client = self.appliance = None

@@ -228,3 +228,18 @@ def test_l63_a_pause_is_silent_and_resets_no_connection():
 
         assert not leaks(scene, pause)
         assert stream.error is None
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_l56_no_flow_keeps_the_address_of_another_device(version):
+    """While the tunnel has no address, masquerading takes any other."""
+    with Scene("ours", ipv6=True, inside6=True) as scene:
+        to = at.WEB4 if version == 4 else at.WEB6
+        with Flood(scene.app, rate=200, to=to) as flood:
+            for _ in range(3):
+                before = flood.wait_echoes(3)[0].seen
+                scene.lab.vpn.run(["ip", "addr", "flush", "dev", "tun-vpn"])
+                mark = flood.sent
+                flood.wait_echoes(10)
+            late = {echo.seen for echo in flood.echoes if echo.number > mark}
+        assert late == {before}
