@@ -463,3 +463,26 @@ def test_nothing_is_delivered_for_a_foreign_source(down):
     finally:
         client.sources = None
     assert client.drops == {"bad-source": 5}
+
+
+def test_the_floor_of_cryptography_is_enough():
+    """Before version 47 there is no encrypt_into: the ciphers copy."""
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    from qubes_vpn.crypto.aead import copying
+
+    client, server = channels()
+    for channel, ours, theirs in ((client, 10, 20), (server, 20, 10)):
+        key = channel.primary
+        key.seal = copying(AESGCM(bytes([ours]) * 32).encrypt)
+        key.open_ = copying(AESGCM(bytes([theirs]) * 32).decrypt)
+    link = Collector()
+    sealer = Sealer(link, client)
+    flow = Packet(content(20_500, 16), mss=1000)
+    sealed(sealer, flow)
+    sealer.flush()
+    end = Down(server)
+    written = end.receive(link.sent)
+    end.close()
+    assert [p for each in written for p in cut_written(each)] == flow.cut()
+    assert not server.drops
