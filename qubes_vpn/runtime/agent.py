@@ -34,6 +34,7 @@ PING_S: Final = 2.0
 RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 5.0
 STOP_S: Final = 3.0
+KEEPER_START_S: Final = 30.0
 RESOLVE_RETRY_S: Final = 5.0
 FINAL: Final = frozenset(
     {os.EX_OK, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_CONFIG}
@@ -255,8 +256,10 @@ class Agent:
             )
             return False
         self._candidates = found
+        endpoints = tuple(each.endpoint for each in found)
+        # a fresh keeper answers once it has closed everything
         self._keeper.request(
-            keeper_messages.SetEndpoints(tuple(each.endpoint for each in found))
+            keeper_messages.SetEndpoints(endpoints), timeout=KEEPER_START_S
         )
         # the keeper has just let IPv6 onto the uplink, and only then
         if any(each.endpoint.address.version == 6 for each in found):

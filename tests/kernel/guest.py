@@ -1,38 +1,76 @@
+# ruff: noqa: T201 -- the console is where it reports
 """Runs the checks in the machine; says how each went, on the console.
 
-ONLY: names of checks, separated by commas; all of them without it.
+ONLY: the first letters of their names (`names`), separated by commas; all of
+them without it.
 """
 
+import contextlib
+import functools
 import os
 import sys
 import time
 import traceback
 
-from tests.kernel.checks import CHECKS
+from tests.kernel.checks import GROUPS, connected
+
+
+def names():
+    """Every check: its group's number and its own name."""
+    return [
+        f"{number}.{check.__name__}"
+        for number, group in enumerate(GROUPS)
+        for check in group.checks
+    ]
+
+
+class Runner:
+    """Runs a group's checks in one place, or in a fresh one after a failure."""
+
+    def __init__(self, fields):
+        self._fields = fields
+        self._place = None
+        self._closing = contextlib.ExitStack()
+
+    def run(self, check):
+        if self._place is None:
+            self._place = self._closing.enter_context(connected(**self._fields))
+        try:
+            with self._place.silent():
+                check(self._place)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self):
+        self._place = None
+        self._closing.close()
+
+
+def show(name, run):
+    """Run one check, and say how it went."""
+    print(f"CHECK {name} begins", flush=True)
+    began = time.monotonic()
+    how = "ok"
+    try:
+        run()
+    except Exception:  # noqa: BLE001 it is shown, and fails its test
+        traceback.print_exc(file=sys.stdout)
+        how = "FAILED"
+    seconds = time.monotonic() - began
+    print(f"CHECK {name} {how} {seconds:.1f} s", flush=True)
 
 
 def main():
-    only = os.environ.get("ONLY", "").split(",")
-    failed = 0
-    for check in CHECKS:
-        name = check.__name__
-        if only != [""] and name not in only:
-            continue
-        print(f"CHECK {name} begins", flush=True)
-        began = time.monotonic()
-        try:
-            check()
-        except Exception:
-            failed += 1
-            traceback.print_exc(file=sys.stdout)
-            how = "FAILED"
-        else:
-            how = "ok"
-        print(
-            f"CHECK {name} {how} {time.monotonic() - began:.1f} s", flush=True
-        )
-    return bool(failed)
+    only = tuple(os.environ.get("ONLY", "").split(","))
+    for number, group in enumerate(GROUPS):
+        runner = Runner(group.fields)
+        for check in group.checks:
+            name = f"{number}.{check.__name__}"
+            if name.startswith(only):
+                show(name, functools.partial(runner.run, check))
+        runner.close()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
