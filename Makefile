@@ -71,7 +71,7 @@ demo: .venv/.made ## the main job in a lab: tunnel, crash, no leak
 bench: .venv/.made ## measure, into bench/results/
 	@tools/setup.sh --if-root
 	@$(PY) -c 'import matplotlib' 2>/dev/null \
-		|| $(PY) -m pip install -q matplotlib \
+		|| $(PY) -m pip install -q 'matplotlib>=3.6' \
 		|| echo 'no matplotlib: there will be no picture'
 	$(PY) -m bench $(BENCH)
 
