@@ -172,7 +172,10 @@ class ServerSession:
             case Leaving(removed, until):
                 if now.mono >= until or self._channel.key.reliable.empty:
                     self._remove(removed.reason, removed.detail)
-            case Negotiating() | Deciding() | Gone():
+            case Deciding(until):
+                if now.mono >= until:
+                    self._remove("undecided")
+            case Negotiating() | Gone():
                 pass
             case _:
                 assert_never(self.state)
@@ -225,11 +228,11 @@ class ServerSession:
             case Connected():
                 negotiating = self._channel.negotiating
                 return min(due, self._timers.deadline(negotiating=negotiating))
-            case Leaving(_, until):
+            case Leaving(_, until) | Deciding(until):
                 return min(due, until)
             case Gone():
                 return math.inf
-            case Negotiating() | Deciding():
+            case Negotiating():
                 return due
             case _:
                 assert_never(self.state)
@@ -274,7 +277,11 @@ class ServerSession:
                 asked = bool(abilities.proto & IvProto.REQUEST_PUSH)
                 cipher = choose_cipher(self._profile, abilities)
                 self.state = Deciding(
-                    identity, abilities, cipher, push_wanted or asked
+                    now.mono + self._profile.hand_window,
+                    identity,
+                    abilities,
+                    cipher,
+                    push_wanted or asked,
                 )
                 self._ask(identity, peer.password, now, again=False)
             case Connected():
@@ -296,7 +303,11 @@ class ServerSession:
         if chain:
             name = common_name(chain[0], check.username_field)
             leaf = chain[0].fingerprint(SHA256())
-        if not name or self._profile.username_as_common_name:
+        profile = self._profile
+        if profile.wants_password and (
+            not name or profile.username_as_common_name
+        ):
+            # never a name that nobody checks
             name = peer.username or name
         for text in (name, peer.username):
             # they reach logs, status files and file names

@@ -28,8 +28,9 @@ class Negotiating:
 
 @dataclass(frozen=True, slots=True)
 class Deciding:
-    """Whoever decides was asked."""
+    """Whoever decides was asked, and must answer before `until`."""
 
+    until: float
     identity: Identity
     abilities: Abilities
     cipher: str

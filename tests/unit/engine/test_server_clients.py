@@ -580,3 +580,35 @@ def test_an_old_client_speaks_data_v1_without_epochs(monkeypatch):
     (keys,) = [e.keys for e in world.effects(do.InstallKeys)]
     assert keys.peer_id is None
     assert not keys.epoch
+
+
+def test_who_is_never_decided_on_does_not_stay():
+    world = World(hand_window=30)
+    world.decide = lambda asked: None
+    world.client()
+    world.run(29)
+    assert len(world.server) == 1
+    world.run(2)
+    assert [r.reason for r in world.effects(Removed)] == ["undecided"]
+    assert len(world.server) == 0
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_user_name_is_a_name_only_where_it_is_checked(checked):
+    world = World(
+        username_as_common_name=True, password_file="x" if checked else ""
+    )
+    world.client("eve", auth_user_pass=Credentials("alice", "guess"))
+    world.run()
+    (asked,) = world.effects(Authenticate)
+    assert asked.common_name == ("alice" if checked else "eve")
+    assert asked.trusted is not checked
+
+
+@pytest.mark.parametrize("name", ["a\nb", "x" * 129, "\x1b[31m"])
+def test_a_name_that_could_forge_a_line_is_refused(name):
+    world = World(password_file="x")
+    world.client(auth_user_pass=Credentials(name, "guess"))
+    world.run(1)
+    assert not world.effects(Authenticate)
+    assert [r.reason for r in world.effects(Removed)] == ["bad-name"]
