@@ -6,6 +6,9 @@ PYTEST := $(PY) -m pytest -q
 IN_CHECK := not (netns or interop or kernel or slow or long)
 IN_TEST := (netns or interop or slow) and not (kernel or long)
 IN_LONG := long and not kernel
+# Two labs at a time share two cores, and a timer can starve. What failed runs
+# once more, alone; both results are printed, and the second one counts.
+ALONE := $(PYTEST) --last-failed --last-failed-no-failures none
 # pytest's 5: no test has this mark yet.
 OR_NONE := || [ $$? -eq 5 ]
 
@@ -48,12 +51,14 @@ unit: .venv/.made
 check: lint types contracts unit ## lint, types, contracts, unit tests (1 min)
 
 namespaces: .venv/.made
-	$(PYTEST) -n 2 --dist loadfile -m "$(IN_TEST)"
+	$(PYTEST) -n 2 --dist loadfile -m "$(IN_TEST)" \
+		|| $(ALONE) -m "$(IN_TEST)"
 
 test: setup check namespaces fuzz ## everything but the long tests (15 min)
 
 long: .venv/.made
-	$(PYTEST) -n 2 --dist loadfile -m "$(IN_LONG)" $(OR_NONE)
+	$(PYTEST) -n 2 --dist loadfile -m "$(IN_LONG)" \
+		|| $(ALONE) -m "$(IN_LONG)"
 	HYPOTHESIS_PROFILE=ci $(PYTEST) -n 2 -m "$(IN_CHECK)" tests/property $(OR_NONE)
 
 test-long: setup long test-kernel ## what test-all has beyond test
