@@ -46,7 +46,9 @@ RAW = ("raw", "raw bypass")
 COLUMNS = (*FORWARDED, *LOCAL, *RAW)
 RESIDUE = {
     (): set(COLUMNS),
-    ("routing",): {*LOCAL, *RAW},
+    # what claims to come from the tunnel is routed into the tunnel: only
+    # what the tunnel's device brings is looked up where the qubes are
+    ("routing",): {*LOCAL, *RAW} - {"injected"},
     ("filter",): set(RAW),
     ("filter", "routing"): set(RAW),
 }
