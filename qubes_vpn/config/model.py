@@ -213,7 +213,8 @@ class TunnelSettings:
 
     All values are checked. ifconfig4 and ifconfig6: our address with its
     prefix. peer4: the other end in topology p2p or net30. mtu: of the
-    device, in bytes. mssfix: 0 (off) or the outer size in bytes.
+    device, in bytes. mssfix: 0 (off) or the outer size in bytes. path_mtu:
+    the largest inner packet that the path carries, 0 for any.
     cipher: negotiated. peer_id: 24 bits, or None (P_DATA_V1).
     default4, default6: the server carries everything. refused: options
     that were not applied, with the reason, for status.
@@ -225,6 +226,7 @@ class TunnelSettings:
     topology: str = "net30"
     mtu: int = 1500
     mssfix: int = 1492
+    path_mtu: int = 0
     routes: tuple[TunnelRoute, ...] = ()
     default4: bool = False
     default6: bool = False

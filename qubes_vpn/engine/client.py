@@ -26,6 +26,7 @@ from qubes_vpn.engine.effects import (
     InstallKeys,
     Notice,
     Send,
+    SendData,
     SwapKeys,
 )
 from qubes_vpn.engine.events import (
@@ -45,6 +46,7 @@ from qubes_vpn.engine.events import (
 from qubes_vpn.engine.keying import HandshakeDone, KeysExchanged, Record
 from qubes_vpn.engine.lifecycle import begin, step
 from qubes_vpn.engine.login import Login, challenge_answer
+from qubes_vpn.engine.path_mtu import PathMtu, overhead, room
 from qubes_vpn.engine.peer_info import PlaneFeatures, Platform
 from qubes_vpn.engine.session import (
     ChannelEvent,
@@ -104,6 +106,8 @@ class ClientEngine:
     of the private key, when an earlier session has asked for it.
     features: of the data plane. stream: TCP. endpoint, gateway: the
     server's address in use, and the uplink's gateway, for checking routes.
+    link_mtu: what the uplink carries; packets of a larger tunnel would be
+    lost, so it is made to fit (0: not known).
     drops: datagrams that changed nothing, by reason slug.
     Raises ConfigError when TLS cannot use the profile.
     """
@@ -123,6 +127,7 @@ class ClientEngine:
         platform: Platform | None = None,
         endpoint: settle.Address | None = None,
         gateway: settle.Address | None = None,
+        link_mtu: int = 0,
     ) -> None:
         self.drops: Counter[str] = Counter()
         self._profile = profile
@@ -134,6 +139,7 @@ class ClientEngine:
             endpoint,
             gateway,
             stream,
+            link_mtu,
         )
         self._login = Login(profile, credentials, token)
         self._dial = Dial(
@@ -147,6 +153,7 @@ class ClientEngine:
         self._channel: ControlChannel | None = None
         self._talk = Conversation(self._where, self._login)
         self._inactivity = Inactivity(0, 0, 0.0, 0)
+        self._path: PathMtu | None = None
         self._looked_at = 0.0
         self._status = Status("")
 
@@ -195,6 +202,10 @@ class ClientEngine:
         if isinstance(self._state, Established):
             due.append(self._looked_at + LIMITS_INTERVAL)
             due.append(self._inactivity.deadline())
+            if self._path is not None:
+                due.append(self._path.deadline())
+            if self._traffic.occ:
+                return 0.0
         return min(due, default=math.inf)
 
     # --- inputs
@@ -240,6 +251,7 @@ class ClientEngine:
             and self._inactivity.over(self._traffic, now.mono)
         ):
             self._event(DeadlinePassed("inactive"), now)
+        self._look_at_path(now)
         self._drain(now)
 
     def stop(self, now: Now) -> None:
@@ -420,7 +432,7 @@ class ClientEngine:
                 case None:
                     pass
                 case TunnelSettings() if isinstance(self._state, Established):
-                    self._event(Pushed(outcome), now)
+                    self._event(Pushed(self._fitted(outcome)), now)
                 case TunnelSettings():
                     self._establish(outcome, now)
                 case AskUser() | Notice():
@@ -429,6 +441,7 @@ class ClientEngine:
                     self._event(outcome, now)
 
     def _establish(self, settings: TunnelSettings, now: Now) -> None:
+        settings = self._fitted(settings)
         keys = self._data_keys(settings)
         if settings.dyn_tls_crypt:
             wrap = self._profile.control_wrap
@@ -449,12 +462,42 @@ class ClientEngine:
             now.mono,
             self._traffic.tun_bytes,
         )
+        self._traffic.occ.clear()
+        size = settings.path_mtu
+        if self._where.features.occ and size:
+            static = self._profile.secret is not None
+            more = overhead(settings, static=static)
+            self._path = PathMtu(size, more, now.mono)
+
+    # --- what fits through the path
+
+    def _fitted(self, settings: TunnelSettings) -> TunnelSettings:
+        limit = room(self._where, settings)
+        if self._path is not None:
+            limit = self._path.found
+        return replace(settings, path_mtu=min(limit, settings.mtu))
+
+    def _look_at_path(self, now: Now) -> None:
+        """Send probes, hear their answers, and make the tunnel fit."""
+        heard = self._traffic.occ
+        path, state = self._path, self._state
+        if path is None or not isinstance(state, Established):
+            heard.clear()
+            return
+        while heard:
+            opcode, size, _ = heard.popleft()
+            path.heard(opcode, size, now.mono)
+        for payload in path.expire(self._traffic.tun_bytes, now.mono):
+            self._effects.append(SendData(payload))
+        if path.found != state.settings.path_mtu:
+            self._event(Pushed(self._fitted(state.settings)), now)
 
     # --- static-key mode
 
     def _start_static(self, timing: Timing, now: Now) -> None:
         """Traffic flows at once: the keys are in the profile."""
         settings, keys = settle.static_keys(self._where, now.unix)
+        settings = self._fitted(settings)
         self._status = replace(self._status, cipher=settings.cipher)
         # nothing ever renegotiates, for there is no control channel
         timing = replace(timing, reneg_sec=0, renewable=False)

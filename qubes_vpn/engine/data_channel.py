@@ -235,6 +235,9 @@ class DataChannel:
         if len(plain) > size and plain[:size] == inner.OCC_MAGIC:
             if plain[size] == inner.OCC_EXIT:
                 self.traffic.peer_exited = True
+            else:
+                rest = bytes(plain[size + 1 : size + 3])
+                self.traffic.occ.append((plain[size], len(plain), rest))
             return True
         return False
 

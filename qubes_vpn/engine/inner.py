@@ -81,7 +81,8 @@ def check_ip(packet: memoryview) -> None:
     version = packet[0] >> 4 if size else 0
     if version == 4:
         header = (packet[0] & 15) * 4
-        if size < 20 or not 20 <= header <= (packet[2] << 8 | packet[3]) <= size:
+        length = packet[2] << 8 | packet[3] if size >= 20 else 0
+        if not 20 <= header <= length <= size:
             raise UntrustedInputError("bad-ip-length")
     elif version == 6:
         if size < 40 or (packet[4] << 8 | packet[5]) + 40 > size:

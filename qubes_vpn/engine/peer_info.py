@@ -30,12 +30,14 @@ class PlaneFeatures:
     """What the data plane that will be used can do.
 
     epoch: the 2.7 epoch data format. framing: compression stubs.
-    ciphers: all that it has, None for everything.
+    ciphers: all that it has, None for everything. occ: it hands the peer's
+    OCC messages over (Traffic.occ), and sends ours.
     """
 
     epoch: bool = False
     framing: bool = True
     ciphers: frozenset[str] | None = None
+    occ: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,7 +96,8 @@ class Situation:
     """What settings depend on, besides what the peer says.
 
     endpoint: the server's address in use. gateway: of the uplink.
-    stream: TCP, whose end the peer notices by itself.
+    stream: TCP, whose end the peer notices by itself. link_mtu: of the
+    uplink, in bytes; 0 when it is not known.
     """
 
     profile: ClientProfile
@@ -105,6 +106,7 @@ class Situation:
     endpoint: Address | None = None
     gateway: Address | None = None
     stream: bool = False
+    link_mtu: int = 0
 
     def merge(
         self, options: Sequence[str], peer_options: str

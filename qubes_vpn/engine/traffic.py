@@ -1,6 +1,11 @@
 """What the data plane counts and the engine's timers read."""
 
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+# OCC messages that may wait for the engine; more are forgotten.
+OCC_MAX: Final = 32
 
 
 @dataclass(slots=True)
@@ -22,6 +27,8 @@ class Traffic:
     decrypt_failures: tags that were wrong since it came into use.
     ping_seen: the peer has sent one ping at least.
     peer_exited: the peer said goodbye over the data channel (OCC_EXIT).
+    occ: other OCC messages of the peer: (opcode, size of the content, the
+    bytes after the opcode, 2 at most).
     """
 
     rx_packets: int = 0
@@ -37,6 +44,9 @@ class Traffic:
     decrypt_failures: int = 0
     ping_seen: bool = False
     peer_exited: bool = False
+    occ: deque[tuple[int, int, bytes]] = field(
+        default_factory=lambda: deque(maxlen=OCC_MAX)
+    )
 
     def restart(self) -> None:
         """Zero what is counted since the primary key came into use."""

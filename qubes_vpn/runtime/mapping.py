@@ -36,10 +36,23 @@ def overhead(settings: TunnelSettings) -> int:
 
 def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
     """Give the largest inner packet, in bytes, that `mssfix` allows."""
+    most = min(settings.mtu, settings.path_mtu or settings.mtu)
     if not settings.mssfix:
-        return settings.mtu
+        return most
     room = settings.mssfix - outer_header(endpoint) - overhead(settings)
-    return min(settings.mtu, room)
+    return min(most, room)
+
+
+def on_path(settings: TunnelSettings) -> TunnelSettings:
+    """Give the settings with an MTU whose packets the path carries.
+
+    IPv6 needs 1,280 bytes of a device. On a path with less, TCP is made to
+    fit by its MSS, and larger packets of other kinds are lost.
+    """
+    mtu = min(settings.mtu, settings.path_mtu or settings.mtu)
+    if settings.ifconfig6:
+        mtu = max(mtu, min(settings.mtu, MTU6_MIN))
+    return replace(settings, mtu=mtu)
 
 
 def fitted(settings: TunnelSettings, endpoint: Endpoint) -> TunnelSettings:

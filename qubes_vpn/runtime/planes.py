@@ -50,8 +50,9 @@ class Planes:
 
     @property
     def features(self) -> PlaneFeatures:
-        """What may be offered to the server: the driver has no epochs."""
-        return PlaneFeatures(epoch=self.plane is Plane.USERSPACE)
+        """What may be offered to the server: the driver knows neither."""
+        ours = self.plane is Plane.USERSPACE
+        return PlaneFeatures(epoch=ours, occ=ours)
 
     def open_link(
         self, profile: ClientProfile, remote: Remote, index: int

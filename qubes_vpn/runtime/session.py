@@ -38,6 +38,9 @@ from qubes_vpn.runtime.messages import Candidate
 from qubes_vpn.runtime.planes import AnyPlane, Planes
 
 PROXY_READ: Final = 4096
+# linux/in.h and in6.h
+IP_MTU: Final = 14
+IPV6_MTU: Final = 24
 
 
 def clock() -> Now:
@@ -93,6 +96,7 @@ class Session:
             token=token,
             passphrase=passphrase,
             endpoint=candidate.endpoint.address,
+            link_mtu=link_mtu(self._link),
             features=planes.features,
             stream=self._stream,
         )
@@ -329,6 +333,7 @@ class Session:
                 if isinstance(self._plane, KernelPlane):
                     self._plane.apply(settings)
                 settings = mapping.fitted(settings, self.candidate.endpoint)
+                settings = mapping.on_path(settings)
                 self.settings = settings
                 self._keeper.request(mapping.configure(settings))
             case effects.OpenForwarding():
@@ -358,6 +363,16 @@ class Session:
         if self._plane is not None:
             self._plane.close()
         self._link.close()
+
+
+def link_mtu(link: socket.socket) -> int:
+    """Ask the kernel how large a packet this link's way out carries."""
+    level, option = socket.IPPROTO_IP, IP_MTU
+    if link.family == socket.AF_INET6:
+        level, option = socket.IPPROTO_IPV6, IPV6_MTU
+    with contextlib.suppress(OSError):
+        return min(link.getsockopt(level, option), mapping.LINK_MTU)
+    return mapping.LINK_MTU
 
 
 def earliest(*times: float) -> float:
