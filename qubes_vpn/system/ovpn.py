@@ -148,18 +148,8 @@ class Ovpn:
         inside: the peer's addresses, on a device for many peers. A peer
         before it is replaced.
         """
-        items = [(_ID, u32(peer_id)), (_SOCKET, u32(descriptor))]
-        if remote is not None:
-            address, port = remote
-            four = address.version == 4
-            items.append(
-                (_REMOTE_IPV4 if four else _REMOTE_IPV6, address.packed)
-            )
-            items.append((_REMOTE_PORT, port.to_bytes(2)))
-        for address in inside:
-            kind = _VPN_IPV4 if address.version == 4 else _VPN_IPV6
-            items.append((kind, address.packed))
-        self._peer("new peer", _PEER_NEW, index, items)
+        request = encode_new_peer(index, peer_id, descriptor, remote, inside)
+        self._sock.request("new peer", self._family, request)
 
     def set_keepalive(
         self, index: int, peer_id: int, interval: int, timeout: int
@@ -219,21 +209,7 @@ class Ovpn:
 
     def new_key(self, index: int, peer_id: int, key: Key) -> None:
         """Put a key into a slot; PRIMARY encrypts, both decrypt."""
-        request = _request(
-            _KEY_NEW,
-            index,
-            nested(
-                _KEYCONF,
-                [
-                    (_KEY_PEER_ID, u32(peer_id)),
-                    (_KEY_SLOT, u32(key.slot)),
-                    (_KEY_ID, u32(key.key_id)),
-                    (_KEY_CIPHER, u32(key.cipher)),
-                    _direction(_KEY_ENCRYPT, key.encrypt, key.encrypt_nonce),
-                    _direction(_KEY_DECRYPT, key.decrypt, key.decrypt_nonce),
-                ],
-            ),
-        )
+        request = encode_new_key(index, peer_id, key)
         self._sock.request("new key", self._family, request)
 
     def swap_keys(self, index: int, peer_id: int) -> None:
@@ -289,7 +265,7 @@ class News:
         """Give what is there. OsRefusedError: some was lost."""
         for kind, body in self._sock.receive():
             if kind == self._family:
-                yield from _read_news(body)
+                yield from decode_news(body)
 
 
 def _request(command: int, index: int, item: Attribute) -> bytes:
@@ -302,7 +278,47 @@ def _direction(kind: int, key: bytes, nonce: bytes) -> Attribute:
     return nested(kind, [(_DIR_KEY, key), (_DIR_NONCE, nonce)])
 
 
-def _read_news(body: bytes) -> Iterator[PeerNews]:
+def encode_new_peer(
+    index: int,
+    peer_id: int,
+    descriptor: int,
+    remote: tuple[IPv4Address | IPv6Address, int] | None,
+    inside: Iterable[IPv4Address | IPv6Address] = (),
+) -> bytes:
+    """Encode what Ovpn.new_peer asks for."""
+    items = [(_ID, u32(peer_id)), (_SOCKET, u32(descriptor))]
+    if remote is not None:
+        address, port = remote
+        four = address.version == 4
+        items.append((_REMOTE_IPV4 if four else _REMOTE_IPV6, address.packed))
+        items.append((_REMOTE_PORT, port.to_bytes(2)))
+    for address in inside:
+        kind = _VPN_IPV4 if address.version == 4 else _VPN_IPV6
+        items.append((kind, address.packed))
+    return _request(_PEER_NEW, index, nested(_PEER, items))
+
+
+def encode_new_key(index: int, peer_id: int, key: Key) -> bytes:
+    """Encode what Ovpn.new_key asks for."""
+    return _request(
+        _KEY_NEW,
+        index,
+        nested(
+            _KEYCONF,
+            [
+                (_KEY_PEER_ID, u32(peer_id)),
+                (_KEY_SLOT, u32(key.slot)),
+                (_KEY_ID, u32(key.key_id)),
+                (_KEY_CIPHER, u32(key.cipher)),
+                _direction(_KEY_ENCRYPT, key.encrypt, key.encrypt_nonce),
+                _direction(_KEY_DECRYPT, key.decrypt, key.decrypt_nonce),
+            ],
+        ),
+    )
+
+
+def decode_news(body: bytes) -> Iterator[PeerNews]:
+    """Decode one notification; those of no interest give nothing."""
     command = _GENL.unpack_from(body)[0]
     items = parse(body[_GENL.size :])
     index = read_u32(items[_IFINDEX])
