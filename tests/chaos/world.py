@@ -8,11 +8,13 @@ import time
 from lab import Lab, LabError
 from lab import addresses as at
 from lab.appliance import Appliance
+from lab.frames import Ip
 from lab.openvpn import Server, Settings
 from lab.topology import _dnat_dns
 from lab.traffic import Flood, resolve
 
 RATE = 40
+UNREACHABLE = 3
 FRESH = 3
 RECOVERY = 60.0
 WINDOW = 0.1
@@ -58,7 +60,7 @@ class World:
         self._closing = contextlib.ExitStack()
         self.profile = 0
         self.frames_out = self.tunnel_packets = 0
-        self.in_windows = self.answered = 0
+        self.in_windows = self.answered = self.residue = 0
 
     def __enter__(self):
         with contextlib.ExitStack() as closing:
@@ -156,7 +158,9 @@ class World:
         report = old.report()
         self.frames_out += report.outbound
         self.tunnel_packets += report.tunnel
-        assert not report.leaks, f"LEAK: {report}"
+        rest = [leak for leak in report.leaks if not residue(leak)]
+        assert not rest, f"LEAK: {report}"
+        self.residue += len(report.leaks)
         assert not self.lab.outside_dns.asked, "LEAK: a query left"
         assert report.tunnel, "nothing passes the tunnel: void"
 
@@ -193,6 +197,21 @@ class World:
             route replace {at.NET.ip4} dev eth0
             route replace default via {at.NET.ip4} dev eth0 onlink
         """)
+
+
+def residue(leak):
+    """Is it what routing alone lets out while nothing else is loaded?
+
+    Between `flush ruleset` and its repair the kernel may tell the server that
+    the socket of a killed engine is gone. It is nothing of a qube's.
+    """
+    packet = leak.what
+    return (
+        leak.why == "not-allowed"
+        and isinstance(packet, Ip)
+        and packet.icmp == UNREACHABLE
+        and packet.destination in {SETTINGS.address, OTHER.address}
+    )
 
 
 def fresh(flood, mark):
