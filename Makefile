@@ -67,7 +67,8 @@ test-long: setup long test-kernel ## what test-all has beyond test
 test-all: test test-long ## every test there is (1 h)
 
 test-kernel: .venv/.made ## the ovpn driver, in a virtual machine
-	$(PYTEST) -m kernel $(OR_NONE)
+	@tools/setup.sh --if-root
+	$(PYTEST) -m kernel -rP $(OR_NONE)
 
 demo: .venv/.made ## the main job in a lab: tunnel, crash, no leak
 	@tools/setup.sh --if-root

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tests.kernel.packages import ROOT, NotFetchedError, kernel
 
+# Debian 12 has it in QEMU's package, later ones in one of its own.
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 QEMU = "qemu-system-x86_64"
 MEMORY = "1536M"
