@@ -70,6 +70,8 @@ def silent(world):
 def waiting(features=None, **fields):
     ours, theirs = profiles("tls-crypt")
     ours = replace(ours, **fields)
+    # a server waits no longer than this for its own decision
+    theirs = replace(theirs, hand_window=600)
     world = Pair(ours, theirs, credentials=LOGIN, features=features)
     silent(world)
     return world.until(lambda one: isinstance(one.client.state, Pulling))
