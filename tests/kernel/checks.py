@@ -105,12 +105,21 @@ class Place:
 @contextlib.contextmanager
 def connected(server=Server, profile="", **fields):
     """Make a Place: a lab with its lock, a server, and our client."""
-    with Lab() as lab:
+    outside6 = fields.get("address") == at.SERVER6
+    words = ["--uplink6", f"{at.VPN.ip6},{at.NET.ip6}"] if outside6 else []
+    with Lab(ipv6=outside6) as lab:
         peer = server(lab.internet, lab.scratch, Settings(**fields))
         with peer, Appliance(lab).lock() as appliance:
-            appliance.connect(peer.client_profile() + profile)
+            appliance.connect(peer.client_profile() + profile, *words)
             appliance.wait_connected(PATIENCE)
             yield Place(lab, peer, appliance)
+
+
+def the_lab_leaks_without_the_lock():
+    """The positive control of every other check."""
+    with Lab() as lab, lab.capture() as capture, Flood(lab.app(1)) as flood:
+        flood.wait_echoes(10, PATIENCE)
+    assert capture.report().leaks
 
 
 # --- the driver moves packets ------------------------------------------------
@@ -187,6 +196,27 @@ def new_keys_under_load(place):
     assert lost < flood.sent * 0.1, (lost, flood.sent)
     place.assert_kernel()
     assert appliance.log().count(CONNECTED) == before
+
+
+def memory(place):
+    """What our three processes take, as their share of all pages."""
+    pids = [place.appliance.client.pid]
+    pids += [place.appliance.pid(role) for role in ("keeper", "engine")]
+    kilobytes = 0
+    for pid in pids:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        kilobytes += int(re.search(r"Pss:\s+(\d+)", text)[1])
+    print(f"FIGURE keeper, engine and agent: {kilobytes / 1000:.0f} MB")
+    assert kilobytes < 80_000
+
+
+def over_ipv6(place):
+    """An endpoint with an IPv6 address, and IPv6 inside."""
+    status = place.assert_kernel()
+    assert status["remote"]["address"] == str(at.SERVER6)
+    for to in (at.WEB4, at.WEB6):
+        assert fetch(place.lab.app(1), to=to).status == 200
+    assert download(place.lab.app(2), BULK) == BULK
 
 
 def stream(place):
@@ -391,6 +421,7 @@ GROUPS = (
     Group(
         (
             traffic_of_two_qubes,
+            memory,
             new_keys_under_load,
             the_engine_is_killed,
             the_engine_is_stopped,
@@ -418,6 +449,7 @@ GROUPS = (
         (what_the_driver_cannot_do,),
         {"cipher": "AES-256-CBC", "profile": _BOTH},
     ),
+    Group((over_ipv6,), {"address": at.SERVER6, "ipv6": True}),
     Group(
         (both_have_the_driver, new_keys_under_load),
         {"server": DcoServer, "reneg": RENEG},
