@@ -37,7 +37,7 @@ class Result:
             f" {self.probes} probes and {self.queries} queries of two qubes,"
             f" {self.tunnel_packets} tunnel packets,"
             f" 0 inner packets and 0 queries in clear;"
-            f" {self.residue} ICMP errors to the server;"
+            f" {self.residue} ICMP errors while the ruleset was flushed;"
             f" {self.goodput:.1%} answered between events"
         )
         return "\n".join(lines)
