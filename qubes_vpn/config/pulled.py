@@ -23,6 +23,10 @@ __all__ = [
 
 PEER_ID_MAX: Final = 0xFFFFFF
 TOKEN_MAX: Final = 4096
+# What every host must take (RFC 791), and what IPv6 needs of a device.
+MTU_MIN: Final = 576
+MTU6_MIN: Final = 1280
+FLAGS: Final = frozenset({"tls-ekm", "dyn-tls-crypt", "cc-exit", "aead-epoch"})
 MSSFIX_DEFAULT: Final = 1492  # of the outer packet, as OpenVPN 2.6
 
 
@@ -58,7 +62,7 @@ def _settings(push: Push, outside: Outside) -> TunnelSettings:
     if exit_notify and push.remote.proto == "udp":
         notices = exit_notify.value(0, 1)
     return TunnelSettings(
-        mtu=_mtu(push),
+        mtu=_mtu(push, fields),
         mssfix=_mssfix(push),
         cipher=_cipher(push),
         digest=ours.auth,
@@ -82,7 +86,7 @@ def _ping_restart(push: Push) -> int:
     return int(push.value("ping-restart", push.profile.ping_restart))
 
 
-def _mtu(push: Push) -> int:
+def _mtu(push: Push, fields: dict[str, Any]) -> int:
     own = push.remote.tun_mtu or push.profile.tun_mtu
     item = push.last("tun-mtu")
     if item is None:
@@ -91,6 +95,10 @@ def _mtu(push: Push) -> int:
     if mtu > max(own, push.profile.tun_mtu_max):
         push.refuse_item(item, "larger than tun-mtu-max")
         return own
+    least = MTU6_MIN if fields["ifconfig6"] else MTU_MIN
+    if mtu < least:
+        push.refuse_item(item, f"smaller than {least}")
+        return least
     return mtu
 
 
@@ -129,6 +137,9 @@ def _negotiated(push: Push) -> dict[str, Any]:
     flags: set[str] = set()
     for item in push.all("protocol-flags", "key-derivation"):
         flags.update(item.values)
+        if not FLAGS.issuperset(item.values):
+            # as OpenVPN does: the others hold
+            push.refuse_item(item, "a flag that is not known")
     peer_id = push.value("peer-id", None)
     if peer_id is not None and peer_id > PEER_ID_MAX:
         push.refuse("peer-id", "over 24 bits")

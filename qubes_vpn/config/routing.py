@@ -272,6 +272,9 @@ def _check_own(interface: IPv4Interface | IPv6Interface) -> None:
     if not is_usable(interface.ip):
         message = f"{interface.ip} is not a host's address"
         raise ValueError(message)
+    if not interface.network.prefixlen:
+        message = "a network that is everything is nobody's"
+        raise ValueError(message)
     for one in QUBES:
         if interface.version == one.version and interface.ip in one:
             detail = f"the server gave {interface.ip}, of Qubes' own {one}"

@@ -226,8 +226,10 @@ def _resolver(word: str) -> Address:
 
 def is_usable(address: IPv4Address | IPv6Address) -> bool:
     """Say whether it can be the address of another host in the tunnel."""
+    mapped = address.version == 6 and address.ipv4_mapped
     return not (
-        address.is_loopback
+        mapped
+        or address.is_loopback
         or address.is_multicast
         or address.is_unspecified
         or address.is_link_local

@@ -6,6 +6,8 @@ from qubes_vpn.config.model import ClientProfile, Remote, ServerCheck
 from qubes_vpn.config.pulled import merge
 from qubes_vpn.config.routing import PROTECTED
 from qubes_vpn.errors import SessionError
+from qubes_vpn.keeper.bounds import check_configure
+from qubes_vpn.runtime.mapping import configure
 
 REMOTE = Remote("192.0.2.10")
 PROFILE = ClientProfile(
@@ -20,6 +22,9 @@ SEEDS = (
     b"ifconfig 10.8.0.6 10.8.0.5,route 10.0.0.0 255.0.0.0 vpn_gateway 5,ping 10",
     b"ifconfig-ipv6 fd00::2/64 fd00::1,route-ipv6 2000::/3,dns server 0 address 9.9.9.9",
     b"route 10.137.0.0 255.255.0.0,route 192.0.2.10,tun-mtu 1400,compress stub-v2",
+    b"topology subnet,ifconfig 10.8.0.2 0.0.0.0,ifconfig-ipv6 fd00::1/0,tun-mtu 600",
+    b"ifconfig 10.8.0.2 255.255.255.0,dns server 1 address ::ffff:9.9.9.9,tun-mtu 99,"
+    b"dns search-domains a_b -x a..b example.org,dhcp-option DOMAIN x.",
     b"reject-me,protocol-flags cc-exit tls-ekm,auth-token x,explicit-exit-notify",
 )
 
@@ -35,7 +40,10 @@ def one_input(data: bytes) -> None:
         raise
     assert len(settings.routes) <= 1024 + 16
     assert len(settings.dns) <= 8
-    assert 68 <= settings.mtu <= 1600
+    assert 576 <= settings.mtu <= 1600
+    if settings.ifconfig4 or settings.ifconfig6:
+        # what the server can make of it, the keeper takes
+        check_configure(configure(settings), "tun-vpn")
     neighbours = {
         one.network for one in (settings.ifconfig4, settings.ifconfig6) if one
     }
