@@ -1,0 +1,64 @@
+"""docs/security.md: every leak row has tests, and every test that it names."""
+
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs/security.md").read_text()
+ROWS = {f"L{number:02}" for number in range(1, 70)}
+OUT_OF_SCOPE = {"L64"}
+NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+
+
+def rows():
+    found = re.findall(r"^\| (L\d\d) \|[^|]*\|(.*)\|$", TEXT, re.MULTILINE)
+    return {row: NAME.findall(names) for row, names in found}
+
+
+def functions(path):
+    tree = ast.parse((ROOT / path).read_text())
+    return {
+        node.name for node in tree.body if isinstance(node, ast.FunctionDef)
+    }
+
+
+def test_no_row_is_missing():
+    assert set(rows()) == ROWS
+
+
+def test_every_row_in_scope_has_a_test():
+    bare = {row for row, names in rows().items() if not names}
+    assert bare == OUT_OF_SCOPE
+
+
+def test_every_test_that_is_named_exists():
+    named = NAME.findall(TEXT)
+    assert len(named) > len(ROWS)
+    missing = [
+        f"{path}::{name}"
+        for path, name in named
+        if not (ROOT / path).exists() or name not in functions(path)
+    ]
+    assert missing == []
+
+
+def test_every_test_of_a_row_is_in_it():
+    table = rows()
+    for path in (ROOT / "tests/netns").glob("test_leaks_*.py"):
+        where = str(path.relative_to(ROOT))
+        for name in functions(where):
+            for number in re.findall(r"(?<=_)l(\d\d)(?=_)", name):
+                assert (where, name) in table[f"L{number}"], name
+
+
+def test_every_row_of_the_machine_is_run_there():
+    """Its tests are made from a list: the names of the rows are in it."""
+    checks = functions("tests/kernel/leaks_in_guest.py")
+    machine = ("tests/kernel/test_leaks_machine.py", "test_leak")
+    wanted = {row for row, names in rows().items() if machine in names}
+    assert {
+        name[:3].upper()
+        for name in checks
+        if name[0] == "l" and name[1:3].isdigit()
+    } == wanted
