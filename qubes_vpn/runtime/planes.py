@@ -14,6 +14,7 @@ from qubes_vpn.config.profile import ClientProfile, Remote
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.dataplane import choose
+from qubes_vpn.dataplane.base import Slot
 from qubes_vpn.dataplane.kernel import CIPHERS, KernelPlane, unsuited
 from qubes_vpn.dataplane.link import StreamLink
 from qubes_vpn.dataplane.userspace import UserspacePlane
@@ -94,24 +95,36 @@ class Planes:
         settings: TunnelSettings,
         keys: DataKeys,
     ) -> AnyPlane:
-        """Give the plane that these settings and first keys can use."""
+        """Give the plane that these settings can use, with its first keys."""
         stream = isinstance(plane.link, StreamLink)
-        if not isinstance(plane, KernelPlane):
-            return self._faster(plane, plane.link.sock, channel, stream=stream)
-        self.reason = unsuited(settings, keys) or plane.unready()
-        if not self.reason:
+        if isinstance(plane, KernelPlane):
+            self.reason = self._begin(plane, settings, keys)
+            if not self.reason:
+                return plane
+            if self._choice == Plane.KERNEL:
+                raise OsRefusedError(f"no kernel plane: {self.reason}")
+            link, self.plane = plane.link, Plane.USERSPACE
+            self._open_tun()
+            plane = UserspacePlane(link.sock, self._tun, channel, stream=stream)
+            plane.resume(link)
+        plane = self._faster(plane, plane.link.sock, channel, stream=stream)
+        plane.install(Slot.PRIMARY, keys)
+        return plane
+
+    def _begin(
+        self, plane: KernelPlane, settings: TunnelSettings, keys: DataKeys
+    ) -> str:
+        """Have the driver begin; or say why it does not."""
+        why = unsuited(settings, keys) or plane.unready()
+        if why:
+            return why
+        try:
             plane.begin(settings, keys)
-            self.device = plane.device
-            return plane
-        if self._choice == Plane.KERNEL:
-            raise OsRefusedError(f"no kernel plane: {self.reason}")
-        self.plane = Plane.USERSPACE
-        self._open_tun()
-        following = UserspacePlane(
-            plane.link.sock, self._tun, channel, stream=stream
-        )
-        following.resume(plane.link)
-        return self._faster(following, plane.link.sock, channel, stream=stream)
+            plane.install(Slot.PRIMARY, keys)
+        except KeeperRefusedError as error:
+            return f"the driver refuses: {error}"
+        self.device = plane.device
+        return ""
 
     def _faster(
         self,

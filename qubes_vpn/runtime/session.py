@@ -298,9 +298,10 @@ class Session:
             case effects.SendData(payload):
                 plane.send_data(payload, now.mono)
             case effects.InstallKeys(slot, keys):
-                if not self.installs:
-                    plane = self._plane = self._settle(plane, keys)
-                plane.install(Slot(slot), keys)
+                if self.installs:
+                    plane.install(Slot(slot), keys)
+                else:
+                    self._plane = self._settle(plane, keys)
                 self.installs += 1
             case effects.SwapKeys():
                 plane.swap()
