@@ -33,17 +33,23 @@ def names():
 class Runner:
     """Runs a group's checks in one place, or in a fresh one after a failure."""
 
-    def __init__(self, fields):
-        self._fields = fields
+    def __init__(self, group):
+        self._group = group
         self._place = None
         self._closing = contextlib.ExitStack()
 
     def run(self, check):
         if self._place is None:
-            self._place = self._closing.enter_context(connected(**self._fields))
+            self._place = self._closing.enter_context(
+                connected(**self._group.fields)
+            )
+        place = self._place
+        silent = (
+            place.silent if self._group.captured else contextlib.nullcontext
+        )
         try:
-            with self._place.silent():
-                check(self._place)
+            with silent():
+                check(place)
         except BaseException:
             self.close()
             raise
@@ -73,7 +79,7 @@ def main():
         if check.__name__.startswith(only):
             show(check.__name__, check)
     for number, group in enumerate(GROUPS):
-        runner = Runner(group.fields)
+        runner = Runner(group)
         for check in group.checks:
             name = f"{number}.{check.__name__}"
             if name.startswith(only):
