@@ -26,6 +26,7 @@ class DataKeys:
     of "", "stub" (0xFA byte), "stub-v2", "lzo-rx" or "lz4-rx".
     epoch: the 2.7 epoch data format; then encrypt and decrypt hold the
     32-byte epoch secrets in cipher_key.
+    fragment: contents begin with the header of the `fragment` directive.
     static: static-key mode; packets have no opcode byte, and their packet
     id is followed by a time (4 bytes). began: unix seconds of that time.
     """
@@ -42,3 +43,4 @@ class DataKeys:
     replay_time: int = 15
     static: bool = False
     began: float = 0.0
+    fragment: bool = False

@@ -14,6 +14,7 @@ from typing import Final
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.engine import inner
 from qubes_vpn.engine.data_key import OPEN_ROOM, DataKey, make_data_key
+from qubes_vpn.engine.fragments import HEADER_SIZE, Fragments
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import UntrustedInputError
 from qubes_vpn.wire.data import DATA_V1_HEADER_SIZE, DATA_V2_HEADER_SIZE
@@ -22,8 +23,8 @@ from qubes_vpn.wire.opcode import Opcode
 PRIMARY: Final = 0
 SECONDARY: Final = 1
 # The most that sealing adds: header, packet id and tag, or header, HMAC-SHA512,
-# IV, packet id and padding; and compression framing.
-OVERHEAD_MAX: Final = 4 + 64 + 16 + 8 + 16 + 2
+# IV, packet id and padding; and framing.
+OVERHEAD_MAX: Final = 4 + 64 + 16 + 8 + 16 + 2 + HEADER_SIZE
 # Header sizes by opcode.
 HEADER_SIZES: Final[dict[int, int]] = {
     Opcode.P_DATA_V1: DATA_V1_HEADER_SIZE,
@@ -55,6 +56,7 @@ class DataChannel:
         self._slots: list[DataKey | None] = [None, None]
         self._by_id: dict[int, DataKey] = {}
         self._bare: DataKey | None = None
+        self._fragments = Fragments()
         self.data_kinds = DATA_KINDS
 
     @property
@@ -158,11 +160,22 @@ class DataChannel:
         plain = out[:plain_size]
         if key.style:
             try:
-                plain = inner.unwrap(key.style, plain)
+                plain = self._unframed(key.style, plain, now)
             except UntrustedInputError as error:
                 self.drop(error.reason)
                 return None
-        return plain if self.accept(plain) else None
+        return plain if plain and self.accept(plain) else None
+
+    def _unframed(
+        self, style: str, plain: memoryview, now: float
+    ) -> memoryview:
+        """Take the framing off; nothing is left of an incomplete packet."""
+        if style.startswith(inner.FRAGMENT):
+            whole = self._fragments.take(plain, now)
+            if whole is None:
+                return plain[:0]
+            style, plain = style[1:], whole
+        return inner.unwrap(style, plain)
 
     def open_plain(
         self, buffer: memoryview, size: int, out: memoryview, now: float

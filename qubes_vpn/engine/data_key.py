@@ -23,7 +23,7 @@ from qubes_vpn.crypto.iv import cbc_iv
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.replay import ReplayWindow
 from qubes_vpn.engine.epoch_key import EpochKey
-from qubes_vpn.engine.inner import STYLES
+from qubes_vpn.engine.inner import style_of
 from qubes_vpn.engine.static_key import StaticKey
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 from qubes_vpn.wire.data import (
@@ -41,7 +41,7 @@ OPEN_ROOM: Final = TAG_SIZE
 class DataKey(Protocol):
     """One key, both directions.
 
-    sent: the last packet id that was used. style: of inner.STYLES. bare:
+    sent: the last packet id that was used. style: of inner.style_of. bare:
     no opcode stands before its packets.
     """
 
@@ -107,7 +107,7 @@ class AeadKey:
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id
         self.sent = 0
-        self.style = STYLES[keys.compression]
+        self.style = style_of(keys.compression, fragment=keys.fragment)
         self.header = _header(keys)
         self.aad_start = 1 if keys.peer_id is None else 0
         self.encrypt_iv = keys.encrypt.implicit_iv
@@ -181,7 +181,7 @@ class CbcKey:
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id
         self.sent = 0
-        self.style = STYLES[keys.compression]
+        self.style = style_of(keys.compression, fragment=keys.fragment)
         self._header = _header(keys)
         self._iv_keys = keys.encrypt
         self._sealer = CbcCipher(keys.cipher, keys.digest, keys.encrypt)

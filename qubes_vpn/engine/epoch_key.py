@@ -21,7 +21,7 @@ from qubes_vpn.crypto.aead import (
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.prf import epoch_keys, next_epoch
 from qubes_vpn.crypto.replay import ReplayWindow
-from qubes_vpn.engine.inner import STYLES
+from qubes_vpn.engine.inner import style_of
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 from qubes_vpn.wire.data import data_v2_header
 
@@ -81,7 +81,7 @@ class EpochKey:
         assert keys.peer_id is not None
         self.key_id = keys.key_id
         self.sent = 0
-        self.style = STYLES[keys.compression]
+        self.style = style_of(keys.compression, fragment=keys.fragment)
         self._keys = keys
         self._header = data_v2_header(keys.key_id, keys.peer_id)
         self._limit = usage_limit(keys.cipher)

@@ -7,6 +7,7 @@ comp-lz4.c, ping.c, occ.c.
 
 from typing import Final
 
+from qubes_vpn.engine.fragments import WHOLE
 from qubes_vpn.errors import UntrustedInputError
 
 PING: Final = bytes.fromhex("2a187bf3641eb4cb07ed2d0a981fc748")
@@ -33,12 +34,23 @@ STYLES: Final = {
 }
 
 
+# Before a style: all is in pieces, or says that it is whole.
+FRAGMENT: Final = "/"
+
+
+def style_of(compression: str, *, fragment: bool) -> str:
+    """Return the style of a key: of its framing and of `fragment`."""
+    return (FRAGMENT if fragment else "") + STYLES[compression]
+
+
 def wrap(style: str, payload: bytes) -> bytes:
     """Put the framing of `style` around a payload of at least 1 byte.
 
     prefix: 0xFA before it. swap: 0xFB in the place of the first byte, which
     goes to the end. v2: nothing, but for payloads that begin with 0x50.
     """
+    if style.startswith(FRAGMENT):
+        return WHOLE + wrap(style[1:], payload)
     if style == _PREFIX:
         return b"\xfa" + payload
     if style == _SWAP:
@@ -56,6 +68,8 @@ def unwrap(style: str, plain: memoryview) -> memoryview:
     """
     if not plain:
         raise UntrustedInputError("empty")
+    if not style:
+        return plain
     first = plain[0]
     if style == _V2:
         if first != _V2_INDICATOR:

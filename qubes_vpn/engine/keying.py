@@ -72,6 +72,7 @@ class KeySuite:
     compression: str = ""
     replay_window: int = 64
     replay_time: int = 15
+    fragment: bool = False
 
 
 class KeySession:
@@ -233,6 +234,7 @@ class KeySession:
             suite.epoch,
             suite.replay_window,
             suite.replay_time,
+            fragment=suite.fragment,
         )
 
     def _key2(self, ekm: bool, our_sid: bytes, peer_sid: bytes) -> bytes:  # noqa: FBT001

@@ -15,6 +15,7 @@ from typing import Final
 
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.aead import cipher_spec, digest_size
+from qubes_vpn.engine.fragments import HEADER_SIZE
 from qubes_vpn.engine.inner import OCC_MAGIC
 from qubes_vpn.engine.settle import Situation
 from qubes_vpn.engine.traffic import Traffic
@@ -46,6 +47,7 @@ def overhead(settings: TunnelSettings, *, static: bool) -> int:
     """Return the most that a data packet adds to its content, in bytes."""
     header = 1 if settings.peer_id is None else 4
     framing = 1 if settings.compression else 0
+    framing += HEADER_SIZE if settings.fragment else 0
     spec = cipher_spec(settings.cipher)
     if spec.kind == "aead":
         return framing + header + (8 if settings.aead_epoch else 4) + 16
@@ -58,15 +60,19 @@ def overhead(settings: TunnelSettings, *, static: bool) -> int:
 def room(where: Situation, settings: TunnelSettings) -> int:
     """Return the largest inner packet that the uplink takes; 0: any.
 
-    A stream takes any: TCP cuts it as it needs.
+    A stream takes any: TCP cuts it as it needs. With `fragment` it is what
+    goes whole into one datagram of that size.
     """
-    if where.stream or not where.link_mtu:
+    if where.stream:
         return 0
     six = where.endpoint is not None and where.endpoint.version == 6
-    outer = (40 if six else 20) + 8
+    sizes = [settings.fragment] if settings.fragment else []
+    if where.link_mtu:
+        sizes.append(where.link_mtu - (40 if six else 20) - 8)
+    if not sizes:
+        return 0
     static = where.profile.secret is not None
-    most = where.link_mtu - outer - overhead(settings, static=static)
-    return max(most, FLOOR)
+    return max(min(sizes) - overhead(settings, static=static), FLOOR)
 
 
 def answers(traffic: Traffic) -> list[bytes]:

@@ -211,6 +211,7 @@ def static_keys(
         replay_time=profile.replay_time,
         static=True,
         began=unix,
+        fragment=bool(settings.fragment),
     )
 
 
@@ -225,6 +226,7 @@ def key_suite(profile: ClientProfile, settings: TunnelSettings) -> KeySuite:
         settings.compression,
         profile.replay_window,
         profile.replay_time,
+        bool(settings.fragment),
     )
 
 

@@ -12,7 +12,7 @@ from qubes_vpn.crypto.cbc import CbcCipher
 from qubes_vpn.crypto.iv import cbc_iv
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.replay import PairReplayWindow
-from qubes_vpn.engine.inner import STYLES
+from qubes_vpn.engine.inner import style_of
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 
 _INSIDE: Final = struct.Struct("!II")
@@ -29,7 +29,7 @@ class StaticKey:
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id
         self.sent = 0
-        self.style = STYLES[keys.compression]
+        self.style = style_of(keys.compression, fragment=keys.fragment)
         self._time = int(keys.began) & _ID_MAX
         # no two sessions under this key make the same IVs
         self._began = int(keys.began * _MICROSECOND).to_bytes(8)
