@@ -25,8 +25,8 @@ def no_file(path):
     return Path(path).read_bytes()
 
 
-def icmp_echo(source, target, number):
-    body = struct.pack("!BBHHH", 8, 0, 0, 7, number)
+def icmp_echo(source, target, number, more=b""):
+    body = struct.pack("!BBHHH", 8, 0, 0, 7, number) + more
     body = body[:2] + struct.pack("!H", _checksum(body)) + body[4:]
     head = struct.pack(
         "!BBHHHBBH4s4s",

@@ -9,7 +9,6 @@ from ipaddress import ip_address
 import pytest
 
 from lab import openvpn27
-from lab.namespace import Namespace
 from lab.openvpn import Server, Settings, Wrap, _Program, wrap_keys
 from qubes_vpn.config.profile import Credentials, parse_client_profile
 from qubes_vpn.engine import effects
@@ -21,47 +20,6 @@ pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
 LOOPBACK = ip_address("127.0.0.1")
 GATEWAY = ip_address("10.8.0.1")
-
-
-@pytest.fixture
-def namespace():
-    made = Namespace("engine")
-    made.ip("link set lo up")
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def start_server(namespace, tmp_path):
-    started = []
-
-    def start(**fields):
-        settings = Settings(address=LOOPBACK, **fields)
-        server = Server(namespace, tmp_path, settings)
-        started.append(server)
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
-
-
-@pytest.fixture
-def connect(namespace):
-    made = []
-
-    def connect(server, *, features=None, **changes):
-        profile = profile_of(server, **changes)
-        live = Live(namespace, profile, features=features)
-        made.append(live)
-        return live.run_until(
-            lambda one: isinstance(one.engine.state, (Established, Closed))
-        )
-
-    yield connect
-    for live in made:
-        live.close()
 
 
 @pytest.mark.parametrize("wrap", Wrap)
@@ -285,20 +243,6 @@ def asking(start_server, tmp_path):
         ),
         client_extra=("auth-user-pass",),
     )
-
-
-@pytest.fixture
-def attach(namespace):
-    """attach(profile, ...) -> a Live that has begun."""
-    made = []
-
-    def attach(profile, **engine):
-        made.append(Live(namespace, profile, **engine))
-        return made[-1]
-
-    yield attach
-    for live in made:
-        live.close()
 
 
 def _is(state):
