@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.hostile import rows
+
 HERE = Path(__file__).parent
 FOLDER_MARKS = {"netns": "netns", "interop": "interop", "kernel": "kernel"}
 NEED_ROOT = ("netns", "interop")
@@ -79,7 +81,25 @@ def pytest_runtest_setup(item):
             pytest.skip("needs root: network namespaces")
 
 
+def _print_rows(terminalreporter):
+    """Say which attacks and faults this run tried, and which held."""
+    stats = terminalreporter.stats
+    lines = rows.summary(
+        (report.nodeid, kind == "passed")
+        for kind in ("passed", "failed", "error")
+        for report in stats.get(kind, ())
+        if report.when == "call" or kind == "error"
+    )
+    if lines:
+        terminalreporter.section(
+            "attacks and faults, see tests/hostile/rows.py"
+        )
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 def pytest_terminal_summary(terminalreporter):
+    _print_rows(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
