@@ -6,7 +6,13 @@ import random
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+)
 
 import pytest
 
@@ -612,3 +618,108 @@ def test_a_name_that_could_forge_a_line_is_refused(name):
     world.run(1)
     assert not world.effects(Authenticate)
     assert [r.reason for r in world.effects(Removed)] == ["bad-name"]
+
+
+@pytest.mark.parametrize("how", ["disconnect", "remove", "lost"])
+def test_the_driver_can_end_a_client(how):
+    world = World()
+    alice, bob = world.client("alice"), world.client("bob")
+    world.run()
+    server = world.server
+    for number in (0, 99):  # and one that is not there
+        if how == "disconnect":
+            server.disconnect(number, "HALT", world.now())
+        elif how == "remove":
+            server.remove(number, "expired")
+    if how == "lost":
+        server.lost(alice.source)
+    world.run(6)
+    reason = {"disconnect": "disconnected", "remove": "expired"}
+    expected = reason.get(how, "connection-closed")
+    assert [r.reason for r in world.effects(Removed)] == [expected]
+    assert bob.connected
+    assert not server.float_to(0, alice.source)
+    server.decide(0, 1, YES, world.now())
+    assert alice.ended is None or not alice.connected
+
+
+def test_a_late_answer_means_nothing():
+    world = World(reneg_sec=60)
+    world.client()
+    world.run()
+    no = Decision(allowed=False)
+    world.server.decide(0, 77, no, world.now())
+    world.run(1)
+    assert not world.effects(Removed)
+    world.server.stop(world.now())
+    world.server.decide(0, 1, YES, world.now())
+    world.run(6)
+    assert len(world.server) == 0
+
+
+def test_a_client_on_the_way_in_leaves_without_a_word():
+    world = World(wrap="plain")
+    world.decide = lambda asked: None
+    world.client()
+    world.run()
+    world.server.stop(world.now())
+    world.run(6)
+    assert len(world.server) == 0
+
+
+@pytest.mark.parametrize("topology", ["p2p", "subnet"])
+def test_both_families_get_addresses(topology):
+    world = World(
+        topology=topology,
+        network6=IPv6Network("fd00:9::/64"),
+        inactive=3000,
+        session_timeout=9000,
+    )
+    own = ClientConfig(ifconfig6=(IPv6Address("fd00:9::77"), 64))
+    first, second = world.client("a"), world.client("b")
+    world.decide = lambda asked: (
+        Decision(allowed=True, config=own) if asked.common_name == "a" else YES
+    )
+    world.run()
+    assert str(first.settings.ifconfig6) == "fd00:9::77/64"
+    assert str(second.settings.ifconfig6) == "fd00:9::1000/64"
+    assert first.settings.inactive == 3000
+    assert first.settings.session_timeout == 9000
+    assert first.settings.topology == topology
+    thief = world.client("thief")
+    world.decide = lambda asked: Decision(allowed=True, config=own)
+    world.run(1)
+    assert not thief.connected
+
+
+def test_one_person_may_float_to_its_own_other_address():
+    world = World(duplicate_cn=True)
+    first, second = world.client("alice"), world.client("alice")
+    world.run()
+    assert world.server.float_to(1, first.source)
+    world.run(1)
+    assert [r.reason for r in world.effects(Removed)] == ["replaced"]
+    assert world.server.session(1).source == first.source
+    assert second.connected
+
+
+def test_the_old_key_is_forgotten_and_traffic_limits_bring_a_new_one():
+    world = World(reneg_sec=0, reneg_bytes=1000, tran_window=30)
+    world.client(reneg_sec=0)
+    world.run()
+    world.server.session(0).traffic.rx_bytes = 2000
+    world.run(10)
+    assert len(world.effects(do.SwapKeys)) == 1
+    assert not world.effects(do.RemoveKeys)
+    world.run(31)
+    assert [e.slot for e in world.effects(do.RemoveKeys)] == [1]
+
+
+def test_a_goodbye_over_the_data_channel_is_noticed():
+    world = World(ping=5)
+    world.client()
+    world.run(6)
+    assert world.effects(do.SendData)
+    world.server.session(0).traffic.peer_exited = True
+    world.run(6)
+    assert [r.reason for r in world.effects(Removed)] == ["exit"]
