@@ -171,7 +171,7 @@ def _rule_rows(layers: Layers) -> Iterator[Row]:
     missing = layers.missing_rules()
     for version in (4, 6) if sysctl.has_ipv6() else (4,):
         lost = [str(r.priority) for r in missing if r.version == version]
-        what = f"IPv{version} rules 50 to 71 are there"
+        what = f"IPv{version} rules 45 to 71 are there"
         yield Row(ROUTING, what, not lost, ", ".join(lost))
     # a rule for a device of another name is ours too
     foreign = [

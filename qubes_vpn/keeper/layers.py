@@ -103,6 +103,7 @@ class Layers:
                 rule.iif,
                 rule.table,
                 rule.suppress_group,
+                proto=rule.proto,
             )
             for version in versions
             for rule in routes.rules(device)

@@ -62,6 +62,10 @@ route_family() { # -4 or -6
 	ip "$1" -force -batch "$here/rules.batch" >/dev/null 2>&1
 	found=$(ip "$1" rule show) || return 1
 	for rule in \
+		'45:.from all iif lo ipproto icmp lookup main suppress_ifgroup 1' \
+		'45:.from all iif lo ipproto ipv6-icmp lookup main suppress_ifgroup 1' \
+		'46:.from all iif lo ipproto icmp lookup 7078' \
+		'46:.from all iif lo ipproto ipv6-icmp lookup 7078' \
 		'50:.from all iif lo lookup main' \
 		'60:.from all iif tun-vpn .*lookup main suppress_ifgroup 1' \
 		'60:.from all iif ovpn-vpn .*lookup main suppress_ifgroup 1' \
@@ -103,7 +107,7 @@ apply() {
 remove() {
 	nft delete table netdev qubes_vpn 2>/dev/null
 	for family in -4 -6; do
-		for priority in 71 70 60 60 50; do
+		for priority in 71 70 60 60 50 46 46 45 45; do
 			ip "$family" rule del priority "$priority" 2>/dev/null
 		done
 		ip "$family" route flush table 7078 2>/dev/null

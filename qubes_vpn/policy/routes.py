@@ -16,6 +16,8 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 TABLE: Final = 7078
 MAIN: Final = 254
+PRIORITY_ICMP: Final = 45
+PRIORITY_ICMP_TUNNEL: Final = 46
 PRIORITY_LOCAL: Final = 50
 PRIORITY_RETURN: Final = 60
 PRIORITY_TUNNEL: Final = 70
@@ -24,6 +26,9 @@ PRIORITY_DENY: Final = 71
 METRIC_DENY: Final = 4278198272
 UPLINK_GROUP: Final = 1
 DEVICES: Final = ("tun-vpn", "ovpn-vpn")
+
+# ICMP and ICMPv6, by their numbers.
+ICMP: Final = (1, 58)
 
 EVERYTHING: Final[tuple[Network, ...]] = (
     ip_network("0.0.0.0/0"),
@@ -36,12 +41,14 @@ class Rule:
     """One policy rule, of IPv4 and of IPv6 alike.
 
     table 0: unreachable. suppress_group: routes of it do not count.
+    proto: of IP, 0 for any.
     """
 
     priority: int
     iif: str = ""
     table: int = 0
     suppress_group: int = -1
+    proto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +61,23 @@ class TableRoute:
 
 
 def rules(device: str = "") -> tuple[Rule, ...]:
-    """Give the rules, also those for a tunnel device of another name."""
+    """Give the rules, also those for a tunnel device of another name.
+
+    The kernel's own ICMP errors quote what they answer: they may go to a vif,
+    or into the tunnel, and never by the uplink, whatever the filters hold.
+    """
     names = [*DEVICES]
     if device and device not in names:
         names.append(device)
     return (
+        *(
+            Rule(PRIORITY_ICMP, "lo", MAIN, UPLINK_GROUP, proto)
+            for proto in ICMP
+        ),
+        *(
+            Rule(PRIORITY_ICMP_TUNNEL, "lo", TABLE, proto=proto)
+            for proto in ICMP
+        ),
         Rule(PRIORITY_LOCAL, iif="lo", table=MAIN),
         *(
             Rule(PRIORITY_RETURN, name, MAIN, suppress_group=UPLINK_GROUP)

@@ -69,6 +69,7 @@ _RT_SCOPE_LINK: Final = 253
 _RTNH_F_ONLINK: Final = 4
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_PRIORITY = 1, 2, 3, 6
 _FRA_FWMARK: Final = 10
+_FRA_IP_PROTO: Final = 22
 _FRA_SUPPRESS_IFGROUP, _FRA_TABLE, _FRA_OIFNAME = 13, 15, 17
 _FR_ACT_TO_TBL, _FR_ACT_UNREACHABLE = 1, 7
 _FIB_RULE_INVERT: Final = 0x2
@@ -102,6 +103,7 @@ class RuleSeen:
     table: int = 0
     suppress_group: int = -1
     other: bool = False
+    proto: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -411,6 +413,8 @@ def _rule(rule: RuleSeen) -> bytes:
         items.append((_FRA_IIFNAME, text(rule.iif)))
     if rule.table:
         items.append((_FRA_TABLE, u32(rule.table)))
+    if rule.proto:
+        items.append((_FRA_IP_PROTO, bytes([rule.proto])))
     if rule.suppress_group >= 0:
         items.append((_FRA_SUPPRESS_IFGROUP, u32(rule.suppress_group)))
     return request + attributes(items)
@@ -422,6 +426,7 @@ _PLAIN_RULE: Final = frozenset(
         _FRA_PRIORITY,
         _FRA_TABLE,
         _FRA_SUPPRESS_IFGROUP,
+        _FRA_IP_PROTO,
         14,  # FRA_SUPPRESS_PREFIXLEN, told below
         19,  # FRA_L3MDEV, told below
         21,  # FRA_PROTOCOL: who added it, no selector
@@ -443,6 +448,7 @@ def _read_rule(body: bytes) -> RuleSeen:
         if action == _FR_ACT_TO_TBL
         else 0,
         suppress_group=-1 if group == _NONE else group,
+        proto=items.get(_FRA_IP_PROTO, b"\0")[0],
         other=(
             action not in (_FR_ACT_TO_TBL, _FR_ACT_UNREACHABLE)
             or bool(flags & _FIB_RULE_INVERT)

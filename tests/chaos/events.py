@@ -122,7 +122,7 @@ def accept_rule(world, draw):
 
 def delete_policy_rule(world, draw):
     family = draw.choice(("-4", "-6"))
-    priority = draw.choice(("50", "60", "70", "71"))
+    priority = draw.choice(("45", "46", "50", "60", "70", "71"))
     world.lab.vpn.run(
         ["ip", family, "rule", "del", "priority", priority], check=False
     )

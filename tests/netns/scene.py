@@ -289,6 +289,13 @@ def icmp_packet(source, to, kind, code, rest, payload):
     return ip4(source, to, 1, body[:2] + check + body[4:])
 
 
+def tcp_checked(source, to, segment):
+    """The segment with its checksum: conntrack looks at it."""
+    pseudo = source.packed + to.packed + struct.pack(">HH", 6, len(segment))
+    check = struct.pack(">H", internet_checksum(pseudo + segment))
+    return segment[:16] + check + segment[18:]
+
+
 def link_socket(namespace, *, mark=MARK, gid=KEEPER_GID):
     """A UDP socket with a mark and a group, made as the keeper makes one.
 

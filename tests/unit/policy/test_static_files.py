@@ -23,10 +23,15 @@ def test_the_settings_are_the_same():
     assert (LOCK / "sysctls").read_text() == expected
 
 
+PROTOCOLS = {1: "icmp", 58: "ipv6-icmp"}
+
+
 def as_batch(rule: routes.Rule) -> str:
     words = [f"rule add priority {rule.priority}"]
     if rule.iif:
         words.append(f"iif {rule.iif}")
+    if rule.proto:
+        words.append(f"ipproto {PROTOCOLS[rule.proto]}")
     words.append(f"lookup {rule.table}" if rule.table else "unreachable")
     if rule.suppress_group >= 0:
         words.append(f"suppress_ifgroup {rule.suppress_group}")
