@@ -200,6 +200,7 @@ def new_keys_under_load(place):
 
 def memory(place):
     """What our three processes take, as their share of all pages."""
+    assert fetch(place.lab.app(1)).status == 200
     pids = [place.appliance.client.pid]
     pids += [place.appliance.pid(role) for role in ("keeper", "engine")]
     kilobytes = 0
