@@ -74,7 +74,6 @@ def lock_again(world, draw):
 
 
 def flush_ruleset(world, draw):
-    world.flushed = True
     world.lab.vpn.nft("flush ruleset")
     time.sleep(draw.uniform(0, 0.2))
     world.agent_again()

@@ -21,7 +21,6 @@ class Result:
     tunnel_packets: int = 0
     probes: int = 0
     queries: int = 0
-    residue: int = 0
     spent: dict = field(default_factory=lambda: defaultdict(float))
     took: dict = field(default_factory=lambda: defaultdict(list))
 
@@ -37,7 +36,6 @@ class Result:
             f" {self.probes} probes and {self.queries} queries of two qubes,"
             f" {self.tunnel_packets} tunnel packets,"
             f" 0 inner packets and 0 queries in clear;"
-            f" {self.residue} ICMP errors while the ruleset was flushed;"
             f" {self.goodput:.1%} answered between events"
         )
         return "\n".join(lines)
@@ -71,7 +69,6 @@ def run(events, seed, say=None):
                 f"event {len(history)}, the last {history[-JUDGE_EVERY:]}:"
                 f" {error}"
             ) from error
-        result.residue = world.residue
         result.tunnel_packets = world.tunnel_packets
         result.probes = sum(flood.sent for flood in world.floods)
         result.queries = world.asker.asked

@@ -8,13 +8,11 @@ import time
 from lab import Lab, LabError
 from lab import addresses as at
 from lab.appliance import Appliance
-from lab.frames import Ip
 from lab.openvpn import Server, Settings
 from lab.topology import _dnat_dns
 from lab.traffic import Flood, resolve
 
 RATE = 40
-UNREACHABLE = 3
 FRESH = 3
 RECOVERY = 60.0
 WINDOW = 0.1
@@ -60,8 +58,7 @@ class World:
         self._closing = contextlib.ExitStack()
         self.profile = 0
         self.frames_out = self.tunnel_packets = 0
-        self.in_windows = self.answered = self.residue = 0
-        self.flushed = False
+        self.in_windows = self.answered = 0
 
     def __enter__(self):
         with contextlib.ExitStack() as closing:
@@ -159,14 +156,7 @@ class World:
         report = old.report()
         self.frames_out += report.outbound
         self.tunnel_packets += report.tunnel
-        rest = [
-            leak
-            for leak in report.leaks
-            if not (self.flushed and icmp_error(leak))
-        ]
-        assert not rest, f"LEAK: {report}"
-        self.residue += len(report.leaks)
-        self.flushed = False
+        assert not report.leaks, f"LEAK: {report}"
         assert not self.lab.outside_dns.asked, "LEAK: a query left"
         assert report.tunnel, "nothing passes the tunnel: void"
 
@@ -203,17 +193,6 @@ class World:
             route replace {at.NET.ip4} dev eth0
             route replace default via {at.NET.ip4} dev eth0 onlink
         """)
-
-
-def icmp_error(leak):
-    """Is it what routing alone lets out while nothing else is loaded?
-
-    Between `flush ruleset` and its repair there is no filter at all, and an
-    answer of the kernel to what it cannot deliver may take the uplink. It may
-    quote what it answers: see docs/security.md, known residue.
-    """
-    packet = leak.what
-    return isinstance(packet, Ip) and packet.icmp == UNREACHABLE
 
 
 def fresh(flood, mark):
