@@ -121,6 +121,8 @@ def _compression(push: Push) -> str:
         return own
     off = item.row.name == "comp-lzo" and item.value(0) == "no"
     plain = off or pushed.startswith("stub") or not pushed
+    if pushed == "lz4-v2-rx" and push.profile.allow_compression == "no":
+        return "stub-v2"  # the same, as long as nothing is compressed
     if not plain and push.profile.allow_compression == "no":
         push.refuse_item(item, "the profile allows no compression")
         return own

@@ -38,7 +38,7 @@ FRAMINGS: Final = {
     "migrate": "",
     "lzo": "lzo-rx",
     "lz4": "lz4-rx",
-    "lz4-v2": "stub-v2",
+    "lz4-v2": "lz4-v2-rx",
 }
 
 

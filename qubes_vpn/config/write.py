@@ -36,6 +36,7 @@ _COMPRESS: Final = {
     "stub-v2": "compress stub-v2",
     "lzo-rx": "compress lzo",
     "lz4-rx": "compress lz4",
+    "lz4-v2-rx": "compress lz4-v2",
 }
 # Directives whose one argument is a field of ClientProfile.
 _NUMBERS: Final = (

@@ -23,7 +23,7 @@ class DataKeys:
 
     key_id: 0..7. peer_id: 24 bits, or None for P_DATA_V1. cipher and digest
     by OpenVPN's names. compression: the framing of the inner packet, one
-    of "", "stub" (0xFA byte), "stub-v2", "lzo-rx" or "lz4-rx".
+    of engine.inner.STYLES; those with "-rx" are unpacked.
     epoch: the 2.7 epoch data format; then encrypt and decrypt hold the
     32-byte epoch secrets in cipher_key.
     fragment: contents begin with the header of the `fragment` directive.

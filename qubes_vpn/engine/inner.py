@@ -8,6 +8,7 @@ comp-lz4.c, ping.c, occ.c.
 from typing import Final
 
 from qubes_vpn.engine.fragments import WHOLE
+from qubes_vpn.engine.unpack import unpack_lz4, unpack_lzo
 from qubes_vpn.errors import UntrustedInputError
 
 PING: Final = bytes.fromhex("2a187bf3641eb4cb07ed2d0a981fc748")
@@ -18,22 +19,29 @@ _NOT_COMPRESSED: Final = 0xFA
 _NOT_COMPRESSED_SWAP: Final = 0xFB
 _V2_INDICATOR: Final = 0x50
 _V2_NOT_COMPRESSED: Final = b"\x50\x00"
+_V2_LZ4: Final = b"\x50\x01"
+_LZO: Final = 0x66
+_LZ4: Final = 0x69
 
 _PREFIX: Final = "prefix"
 _SWAP: Final = "swap"
 _V2: Final = "v2"
+# After a style: what comes compressed is unpacked.
+_PACKED: Final = "+"
 # DataKeys.compression -> how a packet that is not compressed looks.
 STYLES: Final = {
     "": "",
     "stub": _PREFIX,
-    "lzo-rx": _PREFIX,
+    "lzo-rx": _PREFIX + _PACKED,
     "swap": _SWAP,
-    "lz4-rx": _SWAP,
+    "lz4-rx": _SWAP + _PACKED,
     "stub-v2": _V2,
-    "lz4-v2-rx": _V2,
+    "lz4-v2-rx": _V2 + _PACKED,
 }
 
 
+# What has the same framing, and unpacks nothing.
+STUB_OF: Final = {"lzo-rx": "stub", "lz4-rx": "swap", "lz4-v2-rx": "stub-v2"}
 # Before a style: all is in pieces, or says that it is whole.
 FRAGMENT: Final = "/"
 
@@ -51,6 +59,7 @@ def wrap(style: str, payload: bytes) -> bytes:
     """
     if style.startswith(FRAGMENT):
         return WHOLE + wrap(style[1:], payload)
+    style = style.removesuffix(_PACKED)
     if style == _PREFIX:
         return b"\xfa" + payload
     if style == _SWAP:
@@ -63,13 +72,18 @@ def wrap(style: str, payload: bytes) -> bytes:
 def unwrap(style: str, plain: memoryview) -> memoryview:
     """Take the framing of `style` off; may write to `plain`.
 
-    Raises UntrustedInputError "compressed" when the content is compressed,
-    or is not framed at all, and "empty" when nothing is inside.
+    Raises UntrustedInputError "compressed" when the content is compressed
+    and that is not allowed, or is not framed at all, "bad-compression" when
+    it cannot be unpacked, and "empty" when nothing is inside.
     """
     if not plain:
         raise UntrustedInputError("empty")
     if not style:
         return plain
+    packed = style.endswith(_PACKED)
+    style = style.removesuffix(_PACKED)
+    if packed and (unpacked := _unpacked(style, plain)) is not None:
+        return unpacked
     first = plain[0]
     if style == _V2:
         if first != _V2_INDICATOR:
@@ -83,6 +97,20 @@ def unwrap(style: str, plain: memoryview) -> memoryview:
         plain[0] = plain[-1]
         return plain[:-1]
     raise UntrustedInputError("compressed")
+
+
+def _unpacked(style: str, plain: memoryview) -> memoryview | None:
+    """Unpack what is compressed; None: it is not."""
+    first = plain[0]
+    if style == _PREFIX and first == _LZO:
+        whole = unpack_lzo(bytes(plain[1:]))
+    elif style == _SWAP and first == _LZ4:
+        whole = unpack_lz4(bytes(plain[-1:]) + bytes(plain[1:-1]))
+    elif style == _V2 and bytes(plain[:2]) == _V2_LZ4:
+        whole = unpack_lz4(bytes(plain[2:]))
+    else:
+        return None
+    return memoryview(bytearray(whole))
 
 
 def check_ip(packet: memoryview) -> None:

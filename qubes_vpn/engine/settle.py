@@ -20,6 +20,7 @@ from qubes_vpn.crypto.control_wrap import (
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.tls import TlsSession, TlsSettings
 from qubes_vpn.crypto.verify import PeerCheck
+from qubes_vpn.engine.inner import STUB_OF
 from qubes_vpn.engine.keying import KeySuite
 from qubes_vpn.engine.peer_info import PlaneFeatures, offered_ciphers
 from qubes_vpn.engine.pull import choose_cipher
@@ -206,13 +207,20 @@ def static_keys(
         encrypt,
         decrypt,
         profile.auth,
-        settings.compression,
+        _framing(profile, settings.compression),
         replay_window=profile.replay_window,
         replay_time=profile.replay_time,
         static=True,
         began=unix,
         fragment=bool(settings.fragment),
     )
+
+
+def _framing(profile: ClientProfile, compression: str) -> str:
+    """Return the framing of packets: without permission none is unpacked."""
+    if profile.allow_compression == "no":
+        return STUB_OF.get(compression, compression)
+    return compression
 
 
 def key_suite(profile: ClientProfile, settings: TunnelSettings) -> KeySuite:
@@ -223,7 +231,7 @@ def key_suite(profile: ClientProfile, settings: TunnelSettings) -> KeySuite:
         settings.peer_id,
         settings.tls_ekm,
         settings.aead_epoch,
-        settings.compression,
+        _framing(profile, settings.compression),
         profile.replay_window,
         profile.replay_time,
         bool(settings.fragment),

@@ -183,7 +183,7 @@ def test_a_small_profile(having):
         ("compress", "compression", "stub"),
         ("compress lz4\ncomp-lzo", "compression", "lzo-rx"),
         ("comp-lzo\ncompress migrate", "compression", ""),
-        ("compress lz4-v2", "compression", "stub-v2"),
+        ("compress lz4-v2", "compression", "lz4-v2-rx"),
         ("allow-compression yes", "allow_compression", "yes"),
         ('static-challenge "Code?" 1', "static_challenge", ("Code?", True)),
         ("auth-retry interact", "auth_retry", "interact"),

@@ -341,3 +341,26 @@ def test_fragments_of_a_server_are_put_together(start_server, connect, framing):
     assert len(live.received[1]) == len(echo)
     assert live.traffic.rx_packets >= 4, "it came in pieces"
     assert not live.channel.drops
+
+
+@pytest.mark.parametrize(
+    "method", ["comp-lzo yes", "compress lz4", "compress lz4-v2"]
+)
+def test_a_server_that_compresses_is_understood(start_server, connect, method):
+    ours = (method, "allow-compression asym")
+    server = start_server(
+        extra=(method, "allow-compression yes"), client_extra=ours
+    )
+    live = connect(server)
+    address = settings_of(live).ifconfig4.ip
+    contents = (bytes(1000), bytes(range(256)) * 4, b"abcdefghi" * 40)
+    for number, content in enumerate(contents):
+        echo = icmp_echo(address, GATEWAY, number, content)
+        live.send_data(echo)
+        # the server's kernel also speaks of IPv6
+        live.run_until(lambda one: any(p[0] == 0x45 for p in one.received))
+        (answer,) = (p for p in live.received if p[0] == 0x45)
+        live.received.clear()
+        assert answer[28:] == content
+    assert live.traffic.rx_bytes < 2000, "it was compressed"
+    assert not live.channel.drops
