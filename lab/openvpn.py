@@ -30,7 +30,11 @@ Address: TypeAlias = IPv4Address | IPv6Address
 
 OPENVPN = "/usr/sbin/openvpn"
 STARTED = "Initialization Sequence Completed"
-KEYED = r"Outgoing Data Channel: Cipher '([^']+)' initialized"
+# openvpn 2.7 derives later epochs from the first key of each negotiation
+KEYED = (
+    r"Outgoing (?:Data Channel|Epoch Data key 1): "
+    r"Cipher '([^']+)' initialized"
+)
 WAIT = 20.0
 _numbers = itertools.count()
 
