@@ -344,7 +344,7 @@ class Session:
                         self.settings, self.candidate.endpoint
                     )
                 )
-                self.connected_at = now.mono
+                self.connected_at = self.connected_at or now.mono
             case effects.CloseForwarding():
                 self._keeper.request(messages.CloseForwarding())
             case effects.Progress() | effects.Notice() | effects.AskUser():

@@ -364,3 +364,22 @@ def test_a_server_that_compresses_is_understood(start_server, connect, method):
         assert answer[28:] == content
     assert live.traffic.rx_bytes < 2000, "it was compressed"
     assert not live.channel.drops
+
+
+@pytest.mark.slow
+def test_a_token_that_has_expired_gives_way_to_the_password(
+    start_server, attach
+):
+    server = start_server(
+        users=(("alice", "wonder land"),),
+        extra=("hand-window 1", "auth-gen-token 2 2"),
+        reneg=3,
+    )
+    profile = profile_of(server, reneg=0)
+    live = attach(profile, credentials=ALICE)
+    ended = end_of(live)
+    assert (ended.reason, ended.retry, ended.drop_token) == (
+        *("auth-token", True, True),
+    )
+    later = attach(profile, credentials=live.engine.credentials)
+    later.run_until(lambda one: isinstance(one.engine.state, Established))
