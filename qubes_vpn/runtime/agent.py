@@ -216,19 +216,24 @@ class Agent:
             if not self._give_endpoints():
                 self._start_at = now + RESOLVE_RETRY_S
                 return
-            self._engine = self._wiring.start_engine(self._keeper)
-        except OsRefusedError as error:
+            self._start_engine(self._keeper)
+        except (OsRefusedError, OSError) as error:
+            # OSError: no descriptor or no process is left
             self._say("QV-401", str(error))
             self._lose_keeper()
             self._put_off(now)
-            return
-        self._selector.register(
-            self._engine, selectors.EVENT_READ, self._on_engine
-        )
+
+    def _start_engine(self, keeper: KeeperClient) -> None:
         descriptor = jobs.pack(self._task.job)
-        start = messages.Start(self._candidates, self._task.plane)
-        self._tell(start, (descriptor,))
-        os.close(descriptor)
+        try:
+            self._engine = self._wiring.start_engine(keeper)
+            self._selector.register(
+                self._engine, selectors.EVENT_READ, self._on_engine
+            )
+            start = messages.Start(self._candidates, self._task.plane)
+            self._tell(start, (descriptor,))
+        finally:
+            os.close(descriptor)
 
     def _put_off(self, now: float) -> None:
         self._start_at = now + self._backoff

@@ -1,7 +1,19 @@
 """Secrets stay where they are: in source, in files, in a whole run."""
 
 import ast
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
+
+from lab import Lab
+from lab.appliance import Appliance
+from lab.openvpn import Server, Settings
 from tests.hostile.rows import ROOT
 
 # What is compared byte by byte with something secret, by its usual names.
@@ -52,3 +64,94 @@ def test_a_comparison_of_tags_is_found():
     assert len(list(comparisons(ast.parse(bad)))) == 2
     good = "hmac.compare_digest(tag, expected)\nif size == 3: pass"
     assert not list(comparisons(ast.parse(good)))
+
+
+# --- a whole run ---------------------------------------------------------------
+
+PASSWORD = "correct-horse-battery-staple"
+USERS = (("alice", PASSWORD),)
+
+
+def secrets_of(profile):
+    """Give every secret of a profile: lines of its keys, and the password."""
+    found = [PASSWORD]
+    for tag in ("key", "tls-crypt"):
+        _, _, rest = profile.partition(f"<{tag}>\n")
+        body, _, _ = rest.partition(f"</{tag}>")
+        found += [
+            line
+            for line in body.split("\n")
+            if len(line) >= 32 and not line.startswith(("-", "#"))
+        ]
+    return [one.encode() for one in found]
+
+
+def seen_of(pid):
+    """Give what everybody, and who is root, can see of a process."""
+    for name in ("cmdline", "environ", "comm", "status"):
+        with contextlib.suppress(OSError):
+            yield f"{pid}/{name}", Path(f"/proc/{pid}/{name}").read_bytes()
+
+
+@pytest.mark.netns
+def test_a_whole_run_shows_no_secret():
+    with Lab() as lab:
+        server = Server(lab.internet, lab.scratch, Settings(users=USERS))
+        server.start()
+        profile = server.client_profile()
+        secrets = secrets_of(profile)
+        assert len(secrets) > 18
+        login = lab.scratch / "login"
+        login.write_text(server.credentials())
+        login.chmod(0o600)
+        wrong = lab.scratch / "wrong"
+        wrong.write_text(f"alice\n{PASSWORD}x\n")
+        wrong.chmod(0o600)
+        state = lab.scratch / "state.json"
+        appliance = Appliance(lab).lock()
+        where = {}
+        words = ("--auth-user-pass", str(login), "--state", str(state))
+        appliance.connect(profile, *words).wait_connected()
+        for pid in lab.vpn.pids():
+            where.update(seen_of(pid))
+            children = Path(f"/proc/{pid}/task/{pid}/children")
+            assert children.exists()
+        where["status"] = json.dumps(appliance.status()).encode()
+        appliance.signal("engine", signal.SIGABRT)
+        appliance.wait_connected(count=2)
+        appliance.stop()
+        where["log"] = appliance.log().encode()
+        appliance.connect(profile, "--auth-user-pass", str(wrong))
+        assert appliance.exit_status() == os.EX_NOPERM
+        where["log of a refusal"] = appliance.log().encode()
+        appliance.stop()
+        server.stop()
+        if state.exists():
+            where["state.json"] = state.read_bytes()
+        cores = list(ROOT.glob("core*")) + list(lab.scratch.glob("core*"))
+        assert not cores
+        assert any(name.endswith("cmdline") for name in where)
+        for name, content in where.items():
+            for secret in secrets:
+                assert secret not in content, name
+        # the search finds what is there
+        assert any(secret in profile.encode() for secret in secrets[1:])
+
+
+def test_the_engine_cannot_be_dumped():
+    """Its limits and its flag, from a child that gives up as it does."""
+    code = (
+        "import os\n"
+        "from qubes_vpn.system.privileges import drop_privileges\n"
+        "drop_privileges(None, None)\n"
+        "import ctypes\n"
+        "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.strip() == "0"
