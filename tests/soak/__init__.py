@@ -1,0 +1,1 @@
+"""A long life: rekeys, constant traffic, and a fault a minute."""
