@@ -23,8 +23,9 @@ from qubes_vpn.keeper.codec import Codec, receive_record, send_record
 from qubes_vpn.keeper.server import ANSWERS
 
 SETTINGS = TunnelSettings(ping=2, ping_restart=10, cipher="AES-256-GCM")
-SIDE = DirectionKeys(b"k" * 32, implicit_iv=b"i" * 8)
-KEYS = DataKeys(3, 17, "AES-256-GCM", SIDE, SIDE)
+OUT = DirectionKeys(b"o" * 32, implicit_iv=b"p" * 8)
+IN = DirectionKeys(b"i" * 32, implicit_iv=b"j" * 8)
+KEYS = DataKeys(3, 17, "AES-256-GCM", OUT, IN)
 COUNTERS = messages.PeerCounters(1000, 500, 10, 5, 1400, 700, 12, 6)
 REQUESTS = Codec(get_args(messages.EngineRequest))
 
@@ -103,7 +104,10 @@ def test_the_keeper_is_told_what_the_engine_decides(plane, keeper):
     new_peer, new_key, *rest = keeper[1].asked
     assert new_peer == messages.NewPeer(17, 2, 10)
     assert (new_key.peer_id, new_key.slot, new_key.key_id) == (17, 0, 3)
-    assert new_key.encrypt_key == (b"k" * 32).hex()
+    assert new_key.encrypt_key == (b"o" * 32).hex()
+    assert new_key.encrypt_nonce == (b"p" * 8).hex()
+    assert new_key.decrypt_key == (b"i" * 32).hex()
+    assert new_key.decrypt_nonce == (b"j" * 8).hex()
     assert rest == [
         messages.SwapKeys(17),
         messages.RemoveKey(17, 1),

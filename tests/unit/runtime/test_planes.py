@@ -197,3 +197,15 @@ def test_another_refusal_is_no_reason_to_go_on(keeper):
     keeper[1].refuse[messages.OpenLink] = "os-refused"
     with pytest.raises(KeeperRefusedError):
         begin(Planes(keeper[0]))
+
+
+def test_no_tun_device_stands_by_the_kernels(keeper):
+    planes = Planes(keeper[0])
+    link, _, plane = begin(planes, f"{PROFILE}fragment 1200\n")
+    with link:
+        plane.close()
+    tun = keeper[1].far[0]
+    tun.send(b"still there")
+    with begin(planes)[0], pytest.raises(OSError, match="refused|Broken"):
+        tun.send(b"gone")
+    assert planes.device == ""
