@@ -206,6 +206,6 @@ def test_no_tun_device_stands_by_the_kernels(keeper):
         plane.close()
     tun = keeper[1].far[0]
     tun.send(b"still there")
-    with begin(planes)[0], pytest.raises(OSError, match="refused|Broken"):
+    with begin(planes)[0], pytest.raises(OSError, match=r"refused|Broken"):
         tun.send(b"gone")
     assert planes.device == ""
