@@ -33,7 +33,8 @@ FLOOR: Final = 500
 _FAN: Final = 8
 _TRIES: Final = 3
 _TRIES_FIRST: Final = 5
-_WAIT_MIN: Final = 0.2
+_WAIT_MIN: Final = 0.3
+_WAIT_FIRST: Final = 1.0
 _WAIT_MAX: Final = 2.0
 # As near as this is near enough, in bytes.
 _NEAR: Final = 4
@@ -106,7 +107,7 @@ class PathMtu:
         self._passed: set[int] = set()
         self._asked = self._tries = 0
         self._sent_at = now
-        self._wait = 5 * _WAIT_MIN
+        self._wait = _WAIT_FIRST
         self._due = now
         self._looks = 0
         self._bytes = 0
