@@ -14,12 +14,14 @@ OR_NONE := || [ $$? -eq 5 ]
 
 FUZZ_SECONDS ?= 5
 CHAOS_EVENTS ?= 1000
+SOAK_MINUTES ?= 60
 # Options of `python -m bench`, such as --rounds 1 --seconds 2.
 BENCH ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup venv lint types contracts unit check namespaces test \
-	long test-long test-all test-kernel demo bench fuzz chaos rpm clean
+	long test-long test-all test-kernel demo bench fuzz chaos soak rpm \
+	clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -86,6 +88,9 @@ fuzz: .venv/.made ## FUZZ_SECONDS a fuzz target
 
 chaos: .venv/.made ## CHAOS_EVENTS faults under traffic
 	$(PY) -m tests.chaos --events $(CHAOS_EVENTS)
+
+soak: .venv/.made ## SOAK_MINUTES of rekeys, traffic and faults
+	$(PY) -m tests.soak --minutes $(SOAK_MINUTES)
 
 rpm: setup ## build the packages into dist/
 	rpm/build.sh
