@@ -400,7 +400,9 @@ def _read_routes(
             index if kind == _RTN_UNICAST else 0,
             read_u32(items.get(_RTA_PRIORITY, u32(0))),
             other=kind not in (_RTN_UNICAST, _RTN_UNREACHABLE)
-            or _RTA_GATEWAY in items,
+            or _RTA_GATEWAY in items
+            # several next hops: ours has one device, or none at all
+            or (kind == _RTN_UNICAST and _RTA_OIF not in items),
         )
         yield route, body
 

@@ -37,6 +37,12 @@ BY_IP = {
     "table": "route flush table 7078",
     "default": f"route replace default {HOSTILE} table 7078",
     "more-specific": f"route add 198.51.100.0/25 {HOSTILE} table 7078",
+    # it looks like the deny that it replaces, but for its next hops
+    "deny-replaced": (
+        "route del unreachable default metric 4278198272 table 7078\n"
+        "route add default metric 4278198272 table 7078"
+        " nexthop dev eth0 nexthop dev vif1.0"
+    ),
     "addresses": "addr flush dev tun-vpn",
     "down": "link set tun-vpn down",
 }
