@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from qubes_vpn.config.server_profile import ServerProfile
 from qubes_vpn.crypto.tls import TlsContext, TlsSettings
-from qubes_vpn.crypto.verify import PeerCheck
+from qubes_vpn.engine import settle
 from qubes_vpn.engine.address_pool import Leases
 from qubes_vpn.engine.auth_token import TokenMint
 from qubes_vpn.engine.events import Now
@@ -357,31 +357,13 @@ def _mint(
 
 
 def _tls_settings(profile: ServerProfile, crl: bytes) -> TlsSettings:
-    identity, check, tls = profile.identity, profile.client_check, profile.tls
-    return TlsSettings(
+    identity = profile.identity
+    return settle.tls_of(
+        identity,
+        profile.client_check,
+        profile.tls,
+        identity.passphrase,
+        crl,
         is_server=True,
-        ca=check.ca,
-        certificate=identity.certificate,
-        chain=identity.chain,
-        key=identity.key,
-        passphrase=identity.passphrase,
-        pkcs12=identity.pkcs12,
-        crl=crl,
-        version_min=tls.version_min,
-        version_max=tls.version_max,
-        cipher=tls.cipher,
-        ciphersuites=tls.ciphersuites,
-        groups=tls.groups,
-        cert_profile=tls.cert_profile,
-        check=PeerCheck(
-            fingerprints=check.fingerprints,
-            verify_hash=check.verify_hash,
-            name=check.name,
-            name_type=check.name_type,
-            eku=check.eku,
-            ku=check.ku,
-            ns_cert_type=check.ns_cert_type,
-            username_field=check.username_field,
-        ),
         verify=profile.verify_client_cert,
     )

@@ -6,7 +6,13 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
 from qubes_vpn.config import pulled
-from qubes_vpn.config.model import ClientProfile, Remote
+from qubes_vpn.config.model import (
+    ClientProfile,
+    Identity,
+    Remote,
+    ServerCheck,
+    TlsOptions,
+)
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.aead import cipher_spec, usage_limit
 from qubes_vpn.crypto.cbc import static_key_directions
@@ -64,15 +70,34 @@ def tls_settings(
     profile: ClientProfile, passphrase: bytes | None
 ) -> TlsSettings:
     """Return what our TLS context is made of."""
-    check, ours, tls = profile.server_check, profile.identity, profile.tls
+    check = profile.server_check
+    return tls_of(profile.identity, check, profile.tls, passphrase, check.crl)
+
+
+def tls_of(
+    ours: Identity,
+    check: ServerCheck,
+    tls: TlsOptions,
+    passphrase: bytes | None,
+    crl: bytes,
+    *,
+    is_server: bool = False,
+    verify: str = "require",
+) -> TlsSettings:
+    """Return what a TLS context is made of, for either side.
+
+    check: what the peer must be. verify: whether a client must show a
+    certificate (none, optional, require).
+    """
     return TlsSettings(
+        is_server=is_server,
         ca=check.ca,
         certificate=ours.certificate,
         chain=ours.chain,
         key=ours.key,
         passphrase=passphrase,
         pkcs12=ours.pkcs12,
-        crl=check.crl,
+        crl=crl,
         version_min=tls.version_min,
         version_max=tls.version_max,
         cipher=tls.cipher,
@@ -89,6 +114,7 @@ def tls_settings(
             ns_cert_type=check.ns_cert_type,
             username_field=check.username_field,
         ),
+        verify=verify,
     )
 
 
