@@ -31,7 +31,12 @@ from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Address
 from qubes_vpn.runtime import messages
 from qubes_vpn.runtime.agent import Agent, Task
-from qubes_vpn.runtime.files import profile_reader, read_bounded, read_profile
+from qubes_vpn.runtime.files import (
+    profile_reader,
+    read_bounded,
+    read_profile,
+    why,
+)
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
 
@@ -221,7 +226,7 @@ def read_login(path: str) -> tuple[str, str]:
     try:
         text = read_bounded(path, LOGIN_MAX).decode()
     except OSError as error:
-        raise UnreadableError(f"{path}: {error.strerror or error}") from error
+        raise UnreadableError(f"{path}: {why(error)}") from error
     except UnicodeDecodeError:
         raise ConfigError([Problem(path, 1, 1, "not UTF-8 text")]) from None
     lines = [line.rstrip("\r") for line in text.split("\n")]
