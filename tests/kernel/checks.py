@@ -38,7 +38,10 @@ RENEG = 12
 class Dco:
     """For openvpn's programs: version 2.7, with the driver."""
 
-    program = openvpn27.command()
+    @property
+    def program(self):
+        """The words that start it; fetched when first needed."""
+        return openvpn27.command()
 
     def config(self):
         return super().config().replace("disable-dco\n", "")

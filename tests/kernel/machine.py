@@ -13,7 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.kernel.packages import ROOT, NotFetchedError, kernel
+from lab.namespace import LabError
+from tests.kernel.packages import kernel
+
+ROOT = Path(__file__).parents[2]
 
 # Debian 12 has it in QEMU's package, later ones in one of its own.
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
@@ -25,7 +28,7 @@ def _virtiofsd() -> str:
     for path in VIRTIOFSD:
         if Path(path).exists():
             return path
-    raise NotFetchedError("no virtiofsd: install qemu-system-x86")
+    raise LabError("no virtiofsd: install qemu-system-x86")
 
 
 def _share(sock: Path) -> "subprocess.Popen[bytes]":
@@ -44,7 +47,7 @@ def _share(sock: Path) -> "subprocess.Popen[bytes]":
     while not sock.exists():
         if time.monotonic() > limit or sharing.poll() is not None:
             sharing.kill()
-            raise NotFetchedError("virtiofsd does not start")
+            raise LabError("virtiofsd does not start")
         time.sleep(0.02)
     return sharing
 
@@ -55,7 +58,7 @@ def run(timeout: float, output: Path, **environment: str) -> str:
     environment: for the guest's process; no spaces.
     """
     if shutil.which(QEMU) is None:
-        raise NotFetchedError(f"no {QEMU}: install qemu-system-x86")
+        raise LabError(f"no {QEMU}: install qemu-system-x86")
     modules, version = kernel()
     # compiled here: there it would be done at every start of a program
     packages = [str(ROOT / name) for name in ("qubes_vpn", "lab", "tests")]

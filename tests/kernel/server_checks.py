@@ -17,7 +17,10 @@ BULK = 2_000_000
 class DcoClient(Client):
     """OpenVPN 2.7, with the driver."""
 
-    program = openvpn27.command()
+    @property
+    def program(self):
+        """The words that start it; fetched when first needed."""
+        return openvpn27.command()
 
     def config(self):
         return super().config().replace("disable-dco\n", "")
