@@ -20,8 +20,8 @@ BENCH ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help setup venv lint types contracts unit check namespaces test \
-	long test-long test-all test-kernel demo bench fuzz chaos soak rpm \
-	clean
+	rows long test-long test-all test-kernel demo bench fuzz chaos soak \
+	rpm clean
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) \
@@ -56,7 +56,10 @@ namespaces: .venv/.made
 	$(PYTEST) -n 2 --dist loadfile -m "$(IN_TEST)" \
 		|| $(ALONE) -m "$(IN_TEST)"
 
-test: setup check namespaces fuzz ## everything but the long tests (15 min)
+rows: .venv/.made
+	@$(PY) -m tests.hostile
+
+test: setup check namespaces fuzz rows ## everything but the long tests (15 min)
 
 long: .venv/.made
 	$(PYTEST) -n 2 --dist loadfile -m "$(IN_LONG)" \

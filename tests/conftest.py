@@ -86,12 +86,14 @@ def _print_rows(terminalreporter):
     from tests.hostile import rows
 
     stats = terminalreporter.stats
-    lines = rows.summary(
+    outcomes = [
         (report.nodeid, kind == "passed")
         for kind in ("passed", "failed", "error")
         for report in stats.get(kind, ())
         if report.when == "call" or kind == "error"
-    )
+    ]
+    rows.remember(outcomes)
+    lines = rows.summary(outcomes)
     if lines:
         terminalreporter.section(
             "attacks and faults, see tests/hostile/rows.py"

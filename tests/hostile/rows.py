@@ -5,6 +5,8 @@ row that their name begins with (`test_p07_...`); the others are named here.
 """
 
 import ast
+import json
+import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 HERE = Path(__file__).parent
 NAMED = re.compile(r"test_p([0-9]{2})_")
 COLUMNS = 5
+# What the runs since the last whole table have found: node id to passed.
+RESULTS = ROOT / "build/rows.json"
 
 ENGINE = "tests/unit/engine"
 CRYPTO = "tests/unit/crypto"
@@ -603,3 +607,24 @@ def summary(outcomes: Iterable[tuple[str, bool]]) -> list[str]:
         for at in range(0, len(cells), COLUMNS)
     ]
     return [*lines, f"{len(ROWS)} rows, {tried} tried in this run, {held} held"]
+
+
+def remember(outcomes: Iterable[tuple[str, bool]]) -> None:
+    """Keep what a run found for the table of all runs; the last one counts."""
+    of_rows = {test for row in ROWS for test in tried_by(row)}
+    found = {
+        node: passed
+        for node, passed in outcomes
+        if node.partition("[")[0] in of_rows
+    }
+    if not found:
+        return
+    RESULTS.parent.mkdir(exist_ok=True)
+    new = RESULTS.with_suffix(f".{os.getpid()}")
+    new.write_text(json.dumps(recall() | found))
+    new.replace(RESULTS)
+
+
+def recall() -> dict[str, bool]:
+    """Give what was remembered."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}

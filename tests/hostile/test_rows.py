@@ -1,7 +1,11 @@
 """No row is missing, and no row names a test that is not there."""
 
+import os
+
 import pytest
 
+from tests.hostile import __main__ as table
+from tests.hostile import rows
 from tests.hostile.rows import NAMED, ROOT, ROWS, functions, summary, tried_by
 
 
@@ -32,3 +36,30 @@ def test_the_table_says_what_was_tried_and_what_held():
     assert "P02 LOST 0/1" in lines[0]
     assert lines[-1] == "75 rows, 2 tried in this run, 1 held"
     assert summary([("tests/x.py::test_y", True)]) == []
+
+
+@pytest.mark.parametrize(
+    ("stages", "last", "status"),
+    [
+        (({"P01": True}, {"P02": True}), "75 rows, 2 tried", 0),
+        (({"P01": False}, {"P01": True}), "75 rows, 1 tried", 0),
+        (({"P01": True}, {"P01": False}), "75 rows, 1 tried", 1),
+        ((dict.fromkeys(ROWS, True),), "75 rows, 75 tried", 0),
+        ((), "no row", 0),
+    ],
+)
+def test_the_runs_share_a_table(
+    stages, last, status, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(rows, "RESULTS", tmp_path / "build/rows.json")
+    whole = len({row for stage in stages for row in stage}) == len(ROWS)
+    for root in (False, True):
+        for stage in stages:
+            rows.remember(
+                (min(tried_by(row)), passed) for row, passed in stage.items()
+            )
+        rows.remember([("tests/x.py::test_y", True)])
+        monkeypatch.setattr(os, "geteuid", lambda root=root: 1000 * (not root))
+        assert table.main() == (status or (root and not whole))
+        assert capsys.readouterr().out.splitlines()[-1].startswith(last)
+    assert rows.recall() == {}

@@ -51,6 +51,7 @@ class Result:
     faults: int = 0
     rekeys: int = 0
     slowest: float = 0.0
+    silence: float = 0.0
     samples: list = dataclasses.field(default_factory=list)
     growth: dict = dataclasses.field(default_factory=dict)
 
@@ -61,7 +62,8 @@ class Result:
         ]
         lines.append(
             f"{self.seconds:.0f} s, {self.faults} faults, {self.rekeys} new"
-            f" keys, slowest recovery {self.slowest:.1f} s"
+            f" keys, slowest recovery {self.slowest:.1f} s, longest silence"
+            f" {self.silence:.1f} s"
         )
         return "\n".join(lines)
 
@@ -106,6 +108,15 @@ def grown(samples):
     return found
 
 
+def silence(flood, first):
+    """Give the longest time in s without an answer, from probe `first` on."""
+    answered = sorted(
+        echo.number for echo in flood.echoes if echo.number >= first
+    )
+    ends = [first, *answered], [*answered, flood.sent]
+    return max(b - a for a, b in zip(*ends, strict=True)) / chaos.RATE
+
+
 def judge(result):
     """Assert that nothing grew, and that no process was another."""
     for role in ROLES:
@@ -114,7 +125,7 @@ def judge(result):
     for name, (first, last) in result.growth.items():
         most = GROWTH[name.split()[-1]]
         assert last - first <= most, f"{name}: {first} -> {last}\n{result}"
-    assert result.slowest <= GAP_MAX_S, str(result)
+    assert max(result.slowest, result.silence) <= GAP_MAX_S, str(result)
     assert result.rekeys >= result.seconds / REKEY_S / 2 - 2, str(result)
 
 
@@ -137,6 +148,7 @@ def soak(seconds, *, seed=1, fault_every=60.0, say=None):
         warm = begin + seconds / 5
         fault_at = begin + fault_every / 3
         keys = world.appliance.status().get("rekeys", 0)
+        marks = [flood.sent for flood in world.floods]
         while time.monotonic() < begin + seconds:
             now = time.monotonic()
             if now >= fault_at:
@@ -156,6 +168,7 @@ def soak(seconds, *, seed=1, fault_every=60.0, say=None):
                 result.rekeys += status.get("rekeys", 0) > keys
                 keys = status.get("rekeys", 0)
             time.sleep(EVERY_S)
+        result.silence = max(map(silence, world.floods, marks))
         world.finish()
         result.growth = grown(result.samples)
     judge(result)
