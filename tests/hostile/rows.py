@@ -320,6 +320,7 @@ ROWS = {
                 "another_authority_is_unknown",
                 "a_self_signed_server_is_refused",
                 "a_long_chain_is_refused",
+                "a_key_of_16384_bits_costs_next_to_nothing",
             ),
             *_in(f"{CRYPTO}/test_tls_fuzz", "any_certificate_is_judged"),
         ),

@@ -1,9 +1,10 @@
 import datetime
+import time
 from dataclasses import replace
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from OpenSSL import SSL
 
@@ -242,6 +243,49 @@ def test_a_long_chain_is_refused(pki, sides):
         client_fails(change(sides, server=identity), pki.now)
         == "chain-too-long"
     )
+
+
+def der(tag, content):
+    size = len(content).to_bytes(2)
+    return bytes((tag, 0x82)) + size + content
+
+
+def garbage_signature(certificate, size):
+    """Give it as if signed by RSA, with a signature that is none."""
+    algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
+    signature = der(3, b"\0" + b"\x17" * size)
+    body = certificate.tbs_certificate_bytes
+    return x509.load_der_x509_certificate(
+        der(0x30, body + algorithm + signature)
+    ).public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_key_of_16384_bits_costs_next_to_nothing(pki, sides, known):
+    """The authority's own, or a stranger's: no more than a signature's work."""
+
+    class Huge:
+        numbers = rsa.RSAPublicNumbers(2**63 + 1, 2**16383 + 2**8191 + 1)
+
+        def public_key(self):
+            return self.numbers.public_key()
+
+    stranger = pki.issue("stranger", issuer=None, is_ca=True)
+    issuer = pki.ca if known else stranger
+    middle = pki.issue("middle", issuer=issuer, is_ca=True, key=Huge())
+    # the huge key cannot sign: any RSA key makes the certificate's body
+    middle.key = rsa.generate_private_key(65537, 2048)
+    leaf = pki.issue("server", issuer=middle)
+    server = {
+        "certificate": garbage_signature(leaf.certificate, 2048),
+        "chain": middle.cert_pem,
+        "key": leaf.key_pem(),
+    }
+    before = time.process_time()
+    error, _ = failure(change(sides, server=server), pki.now)
+    assert time.process_time() - before < 1
+    wanted = "bad-signature" if known else "unknown-ca"
+    assert error.reason == wanted
 
 
 def test_a_client_certificate_is_no_server(pki, sides, client):
