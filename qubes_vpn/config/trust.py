@@ -127,15 +127,17 @@ def crl(doc: Document) -> bytes:
 
 def _usages(doc: Document) -> tuple[str, tuple[int, ...] | None]:
     """Read the required extended key usage and key usages; last one wins."""
-    eku = doc.value("remote-cert-eku", "")
     ku: tuple[int, ...] | None = None
     if (item := doc.last("remote-cert-ku")) is not None:
         ku = item.values or (ANY_USAGE,)
     if doc.has("remote-cert-tls"):
-        role = one_of(doc, "remote-cert-tls", EKU_OF, "server")
-        eku = EKU_OF[role]
         ku = ku or (ANY_USAGE,)
-    return eku, ku
+    role = one_of(doc, "remote-cert-tls", EKU_OF, "server")
+    item = doc.last("remote-cert-tls", "remote-cert-eku")
+    if item is None:
+        return "", ku
+    by_role = item.row.name == "remote-cert-tls"
+    return EKU_OF[role] if by_role else item.values[0], ku
 
 
 def _fingerprints(doc: Document) -> tuple[bytes, ...]:
