@@ -118,7 +118,7 @@ class Configure:
     routes: in table 7078. The whole new state: what is not named goes.
     dns: the tunnel's resolvers, in order. search: domains, LDH only.
     dns_passthrough: queries go where the qube sent them, in the tunnel.
-    block_dot: port 853 is dropped, so that programs fall back to port 53.
+    block_dot: port 853 is refused, so that programs fall back to port 53.
     """
 
     addresses: tuple[Interface, ...]

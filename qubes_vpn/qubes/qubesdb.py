@@ -12,7 +12,7 @@ from enum import StrEnum
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Protocol
 
-from qubes_vpn.errors import OsRefusedError
+from qubes_vpn.errors import OsRefusedError, UsageError, printable
 
 PATH_MAX: Final = 64
 VALUE_MAX: Final = 3072
@@ -30,6 +30,7 @@ SERVICE: Final = "/qubes-service/qubes-vpn"
 NAME: Final = "/name"
 TYPE: Final = "/qubes-vm-type"
 USER: Final = "/default-user"
+BLOCK_DOT: Final = "block-dot"
 
 PROFILE_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,47}")
 
@@ -83,10 +84,33 @@ class DnsChoice:
 
     address: ask this resolver, in the tunnel. passthrough: leave queries as
     the qubes send them, still in the tunnel. Neither: as the server pushes.
+    block_dot: refuse DNS over TLS (port 853), so that programs ask port 53.
     """
 
     address: str = ""
     passthrough: bool = False
+    block_dot: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "DnsChoice":
+        """Read `pushed`, `passthrough` or an address, and `block-dot`.
+
+        Raises UsageError for what is none of these: another resolver than
+        the one that was meant is no answer.
+        """
+        words = text.split()
+        rest = [word for word in words if word != BLOCK_DOT]
+        block_dot = len(rest) < len(words)
+        word = " ".join(rest) or "pushed"
+        if word in ("pushed", "passthrough"):
+            return cls("", word == "passthrough", block_dot)
+        try:
+            return cls(str(ip_address(word)), block_dot=block_dot)
+        except ValueError:
+            raise UsageError(
+                "vm-config.vpn-dns takes pushed, passthrough or an address,"
+                f" and {BLOCK_DOT}; not {printable(text[:64])}"
+            ) from None
 
 
 class Database:
@@ -110,14 +134,8 @@ class Database:
         return tuple(word for word in words if PROFILE_NAME.fullmatch(word))
 
     def dns(self) -> DnsChoice:
-        """Give the choice of resolver; what is no choice counts as none."""
-        word = self.text(DNS).strip()
-        if word == "passthrough":
-            return DnsChoice(passthrough=True)
-        try:
-            return DnsChoice(str(ip_address(word)))
-        except ValueError:
-            return DnsChoice()
+        """Give the choice of resolver. Raises UsageError if it is none."""
+        return DnsChoice.parse(self.text(DNS))
 
     def resolver(self) -> str:
         """Give the uplink's resolver, for the names of servers; or ""."""

@@ -208,6 +208,7 @@ class EngineProcess:
     def _after(self, ended: effects.Ended) -> None:
         self._learn()
         session, self._session = self._session, None
+                self._job.dns,
         self._rewatch()
         now = time.monotonic()
         self._cause = (ended.code, ended.detail or ended.reason)

@@ -1,8 +1,9 @@
 """The job that the agent gives an engine: a profile with all its files.
 
 Layout: one JSON object, {"name", "text", "files": {path: base64},
-"username", "password"}, in a memfd sealed against every change. The engine
-parses the text again, out of the files that the agent read: it opens none.
+"username", "password", "dns": {...}}, in a memfd sealed against every change.
+The engine parses the text again, out of the files that the agent read: it
+opens none.
 """
 
 import base64
@@ -10,10 +11,11 @@ import fcntl
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from qubes_vpn.errors import LocalStateError
+from qubes_vpn.qubes.qubesdb import DnsChoice
 
 JOB_MAX: Final = 16 * 1024 * 1024
 _SEALS: Final = (
@@ -26,13 +28,17 @@ _SEALS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A profile's text, the files that it names, and who logs in."""
+    """A profile's text, the files that it names, and who logs in.
+
+    dns: where the queries of the qubes go, if the user chose.
+    """
 
     name: str
     text: str = field(repr=False)
     files: dict[str, bytes] = field(repr=False, default_factory=dict)
     username: str | None = None
     password: str | None = field(repr=False, default=None)
+    dns: DnsChoice = field(default_factory=DnsChoice)
 
     def read_file(self, path: str) -> bytes:
         """Give a file that the agent read; it read all that are named."""
@@ -67,6 +73,7 @@ def pack(job: Job) -> int:
         },
         "username": job.username,
         "password": job.password,
+        "dns": asdict(job.dns),
     }
     descriptor = os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as stream:
@@ -92,4 +99,5 @@ def unpack(descriptor: int) -> Job:
         },
         username=record["username"],
         password=record["password"],
+        dns=DnsChoice(**record["dns"]),
     )

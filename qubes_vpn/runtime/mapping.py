@@ -6,6 +6,7 @@ from typing import Final
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.keeper import messages
 from qubes_vpn.policy.phase import Endpoint, Transport
+from qubes_vpn.qubes.qubesdb import DnsChoice
 
 # What an uplink carries: Qubes' devices, and Ethernet everywhere.
 LINK_MTU: Final = 1500
@@ -16,6 +17,7 @@ MSS_MIN: Final = 512
 # opcode and peer id 4, packet id 4, tag 16; the CBC ciphers take more
 AEAD_OVERHEAD: Final = 24
 CBC_OVERHEAD: Final = 4 + 64 + 16 + 16 + 4
+AS_PUSHED: Final = DnsChoice()
 DEFAULT4: Final = "0.0.0.0/0"
 DEFAULT6: Final = "::/0"
 
@@ -68,8 +70,10 @@ def fitted(settings: TunnelSettings, endpoint: Endpoint) -> TunnelSettings:
     return replace(settings, mtu=min(settings.mtu, max(room, MTU6_MIN)))
 
 
-def configure(settings: TunnelSettings) -> messages.Configure:
-    """Say which addresses and routes the device gets.
+def configure(
+    settings: TunnelSettings, dns: DnsChoice = AS_PUSHED
+) -> messages.Configure:
+    """Say which addresses and routes the device gets, and where queries go.
 
     Everything goes into the tunnel, also what the server did not name: what
     it does not carry ends there and nowhere else.
@@ -90,6 +94,8 @@ def configure(settings: TunnelSettings) -> messages.Configure:
         routes=tuple(dict.fromkeys(routes))[: messages.ROUTES_MAX],
         dns=settings.dns[: messages.DNS_MAX],
         search=settings.search,
+        dns_passthrough=dns.passthrough,
+        block_dot=dns.block_dot,
     )
 
 

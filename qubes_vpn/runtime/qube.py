@@ -275,10 +275,11 @@ class QubeAgent(Agent):
     def _load(self, name: str) -> Task:
         path = str(self._profiles.path(name))
         text = read_profile(path)
-        address = self._database.dns().address
-        if address:
-            text += qube.dns_directives(address)
-        reader = RecordingReader(profile_reader(path))
+        dns = self._database.dns()
+        if dns.address:
+            text += qube.dns_directives(dns.address)
+        read = profile_reader(path)
+        reader = RecordingReader(read)
         profile = parse_client_profile(text, path, reader)
         login = self._profiles.credentials(name)
         username, password = read_login(str(login)) if login else (None, None)
@@ -288,7 +289,7 @@ class QubeAgent(Agent):
         return Task(
             name=name,
             profile=profile,
-            job=Job(path, text, reader.files, username, password),
+            job=Job(path, text, reader.files, username, password, dns),
             resolver=ip_address(resolver) if resolver else None,
             cache=cache,
             uplink6=self._database.uplink6(),

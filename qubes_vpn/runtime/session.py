@@ -33,6 +33,7 @@ from qubes_vpn.errors import OsRefusedError, SessionError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Transport
+from qubes_vpn.qubes.qubesdb import DnsChoice
 from qubes_vpn.runtime import mapping
 from qubes_vpn.runtime.messages import Candidate
 from qubes_vpn.runtime.planes import AnyPlane, Planes
@@ -67,6 +68,7 @@ class Session:
         token: tuple[str, str] | None,
         passphrase: bytes | None,
         tell: Callable[[effects.Effect], None],
+        dns: DnsChoice,
     ) -> None:
         self.candidate = candidate
         self.ended: effects.Ended | None = None
@@ -77,6 +79,7 @@ class Session:
         self._keeper = keeper
         self._planes = planes
         self._tell = tell
+        self._dns = dns
         self._traffic = Traffic()
         self._stream = candidate.endpoint.transport is Transport.TCP
         self._plane: AnyPlane | None = None
@@ -336,7 +339,7 @@ class Session:
                 settings = mapping.fitted(settings, self.candidate.endpoint)
                 settings = mapping.on_path(settings)
                 self.settings = settings
-                self._keeper.request(mapping.configure(settings))
+                self._keeper.request(mapping.configure(settings, self._dns))
             case effects.OpenForwarding():
                 assert self.settings is not None
                 self._keeper.request(

@@ -3,6 +3,8 @@
 Each scene runs under a capture of the uplink: nothing may leave in clear.
 """
 
+import contextlib
+import socket
 import sys
 import time
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from qube import Qube
 
-from lab.traffic import Flood, fetch
+from lab import addresses as at
+from lab.traffic import Flood, fetch, resolve
 
 
 @pytest.fixture
@@ -103,6 +106,78 @@ def test_the_tunnels_resolver_is_in_force_and_kept(scene):
         ["sh", "-c", "echo nameserver 10.139.1.1 >/etc/resolv.conf"]
     )
     qube.wait(lambda _: "10.99.0.53" in resolv_conf(), "resolv.conf again")
+
+
+def connect(namespace, to, port):
+    """Connect by TCP, and close. Raises OSError."""
+    with namespace.enter():
+        sock = socket.socket()
+    with sock:
+        sock.settimeout(5)
+        sock.connect((str(to), port))
+
+
+def ask(qube, server):
+    """Ask a resolver as a qube; [] when there is no answer."""
+    with contextlib.suppress(OSError):
+        return resolve(qube.lab.app(1), server=server, timeout=1)
+    return []
+
+
+def test_queries_pass_through_to_the_resolver_that_a_qube_chose(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.database.write("/vm-config/vpn-dns", "passthrough")
+    qube.start()
+    qube.wait_connected("home")
+    chosen, pushed = qube.lab.outside_dns, qube.lab.tunnel_dns
+    assert ask(qube, at.OUTSIDE_DNS) == [at.WEB4]
+    # by way of the tunnel
+    assert chosen.asked[0].client.packed[:2] == bytes((10, 8))
+    assert not pushed.asked
+    # Qubes' own two addresses are nobody's choice
+    for qubes in at.QUBES_DNS:
+        assert ask(qube, qubes) == [at.WEB4]
+    assert len(pushed.asked) == 2
+
+    # closed: nobody is asked (and the scene's capture saw nothing)
+    qube.database.write("/qubes-service/qubes-vpn", "0")
+    qube.wait(lambda s: s["phase"] == "blocked", "closing")
+    for resolver in (at.OUTSIDE_DNS, at.QUBES_DNS[0]):
+        assert not ask(qube, resolver)
+    assert len(chosen.asked) == 1
+    qube.database.write("/qubes-service/qubes-vpn", "1")
+    qube.wait_connected("home")
+
+    # live: back to the tunnel's resolvers, for every address that is asked
+    qube.database.write("/vm-config/vpn-dns", "pushed")
+    before = len(pushed.asked)
+
+    def redirected(_):
+        return (
+            ask(qube, at.OUTSIDE_DNS) == [at.WEB4]
+            and len(pushed.asked) > before
+        )
+
+    qube.wait(redirected, "redirection")
+
+
+def test_dns_over_tls_is_refused_by_option(scene):
+    qube, server = scene
+    qube.store("home", server.client_profile())
+    qube.database.write("/vm-config/vpn-dns", "pushed block-dot")
+    qube.start()
+    qube.wait_connected("home")
+    with pytest.raises(OSError, match="No route to host"):
+        connect(qube.lab.app(1), at.WEB4, 853)
+    # a choice that cannot be understood is none: closed, and said
+    qube.database.write("/vm-config/vpn-dns", "9.9.9")
+    status = qube.wait_reason("QV-335")
+    assert "vm-config.vpn-dns" in status["reason"]["text"]
+    qube.database.rm("/vm-config/vpn-dns")
+    qube.wait_connected("home")
+    with pytest.raises(ConnectionRefusedError):
+        connect(qube.lab.app(1), at.WEB4, 853)
 
 
 def test_an_agent_that_is_killed_comes_back_to_a_running_keeper(scene):

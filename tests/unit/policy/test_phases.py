@@ -158,11 +158,14 @@ def test_with_no_resolver_a_query_is_dropped():
 
 def test_passing_through_is_a_choice():
     phase = Connected(UDP4, "t", (ONE,), dns_passthrough=True)
-    assert list(dns.redirect_rules(phase)) == []
-    assert list(dns.filter_rules(phase)) == []
+    (redirect,) = dns.redirect_rules(phase)
+    (drop,) = dns.filter_rules(phase)
+    # Qubes' own addresses are nobody's choice
+    for rule in (redirect, drop):
+        assert "ip daddr { 10.139.1.1, 10.139.1.2 } " in rule
 
 
-def test_dns_over_tls_is_dropped_when_asked():
+def test_dns_over_tls_is_refused_when_asked():
     on = Connected(UDP4, "t", (ONE,), block_dot=True)
     off = Connected(UDP4, "t", (ONE,))
     assert any("dport 853 " in rule for rule in dns.filter_rules(on))

@@ -1,3 +1,4 @@
+import contextlib
 import select
 from ipaddress import IPv6Address
 
@@ -6,7 +7,7 @@ import qubesdb as standin
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubes_vpn.errors import OsRefusedError
+from qubes_vpn.errors import OsRefusedError, UsageError
 from qubes_vpn.qubes.qubesdb import (
     WATCHED,
     Change,
@@ -65,13 +66,36 @@ def test_nothing_is_wanted_where_nothing_is_said(database):
         (b"9.9.9.9", DnsChoice("9.9.9.9")),
         (b"2620:fe::fe", DnsChoice("2620:fe::fe")),
         (b"passthrough", DnsChoice(passthrough=True)),
-        (b"dns.example.com", DnsChoice()),
-        (b'9.9.9.9"\nup /bin/sh', DnsChoice()),
+        (b"", DnsChoice()),
+        (b"block-dot", DnsChoice(block_dot=True)),
+        (b"9.9.9.9 block-dot", DnsChoice("9.9.9.9", block_dot=True)),
+        (
+            b" block-dot  passthrough",
+            DnsChoice(passthrough=True, block_dot=True),
+        ),
     ],
 )
 def test_the_choice_of_resolver(qdb, database, value, choice):
     qdb.write("/vm-config/vpn-dns", value)
     assert database.dns() == choice
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"dns.example.com",
+        b'9.9.9.9"\nup /bin/sh',
+        b"9.9.9.9 1.1.1.1",
+        b"pushed passthrough",
+        b"9.9.9.9\0",
+    ],
+)
+def test_another_resolver_than_the_one_that_was_meant_is_none(
+    qdb, database, value
+):
+    qdb.write("/vm-config/vpn-dns", value)
+    with pytest.raises(UsageError, match="takes pushed, passthrough"):
+        database.dns()
 
 
 def test_ipv6_needs_address_and_gateway(qdb, database):
@@ -117,7 +141,9 @@ def test_any_value_is_read(value):
             return value
 
     database = Database(Any())
-    database.profiles(), database.dns(), database.resolver()
+    database.profiles(), database.resolver()
+    with contextlib.suppress(UsageError):
+        database.dns()
     database.uplink6(), database.clients(), database.service_on()
 
 

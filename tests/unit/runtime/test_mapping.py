@@ -6,6 +6,7 @@ import pytest
 
 from qubes_vpn.config.pulled import TunnelRoute, TunnelSettings
 from qubes_vpn.policy.phase import Endpoint, Transport
+from qubes_vpn.qubes.qubesdb import DnsChoice
 from qubes_vpn.runtime import mapping
 
 UDP4 = Endpoint(ip_address("192.0.2.1"), Transport.UDP, 1194)
@@ -20,6 +21,17 @@ def test_everything_goes_into_the_tunnel_whatever_the_server_names():
     )
     routes = [r.destination for r in mapping.configure(settings).routes]
     assert routes == ["0.0.0.0/0", "10.0.0.0/8"]
+
+
+def test_where_queries_go_is_the_users_choice():
+    settings = TunnelSettings(ifconfig4=V4)
+    pushed = mapping.configure(settings)
+    assert not pushed.dns_passthrough
+    assert not pushed.block_dot
+    chosen = DnsChoice(passthrough=True, block_dot=True)
+    configure = mapping.configure(settings, chosen)
+    assert configure.dns_passthrough
+    assert configure.block_dot
 
 
 def test_ipv6_is_carried_only_with_an_address():
