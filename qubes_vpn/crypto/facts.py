@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+
+from qubes_vpn.crypto.identity import UNREADABLE
 
 _BLOCK: Final = re.compile(
     rb"-----BEGIN (?:X509 |TRUSTED )?CERTIFICATE-----[^-]*-----END [^-]*-----"
@@ -56,7 +57,7 @@ def _facts(pem: bytes) -> Iterator[CertificateFacts]:
                 digest=_digest(one),
                 fingerprint=one.fingerprint(hashes.SHA256()).hex(":"),
             )
-        except (ValueError, UnsupportedAlgorithm):
+        except UNREADABLE:
             continue
 
 
@@ -68,7 +69,7 @@ def _name(name: x509.Name) -> str:
 def _key(one: x509.Certificate) -> tuple[str, int]:
     try:
         key = one.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return "unknown", 0
     if isinstance(key, rsa.RSAPublicKey):
         return f"RSA {key.key_size}", key.key_size
@@ -80,6 +81,6 @@ def _key(one: x509.Certificate) -> tuple[str, int]:
 def _digest(one: x509.Certificate) -> str:
     try:
         digest = one.signature_hash_algorithm
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return "unknown"
     return digest.name if digest else ""

@@ -4,6 +4,7 @@ Everything unusable is a ConfigError whose problem names the directive.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeAlias
 
@@ -27,6 +28,13 @@ PrivateKey: TypeAlias = (
     | ed448.Ed448PrivateKey
 )
 
+# What certificates, keys and lists that are none raise.
+UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    crypto.Error,
+)
 _PEM_CERTIFICATE: Final = re.compile(
     rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----.*?"
     rb"-----END (?:TRUSTED |X509 )?CERTIFICATE-----",
@@ -71,7 +79,7 @@ def load_pkcs12(content: bytes, passphrase: bytes | None) -> LoadedIdentity:
     """Load a PKCS#12 file: key, its certificate, and others as the chain."""
     try:
         bundle = pkcs12.load_pkcs12(content, passphrase)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (*UNREADABLE, TypeError):
         why = (
             "wrong passphrase, or damaged"
             if passphrase
@@ -82,6 +90,10 @@ def load_pkcs12(content: bytes, passphrase: bytes | None) -> LoadedIdentity:
         refuse("pkcs12", "it holds no private key with its certificate")
     private = _known_kind("pkcs12", bundle.key)
     chain = tuple(extra.certificate for extra in bundle.additional_certs)
+    try:
+        _check_with_openssl((bundle.cert.certificate, *chain))
+    except UNREADABLE:
+        refuse("pkcs12", "it holds a damaged certificate")
     return LoadedIdentity(bundle.cert.certificate, chain, private)
 
 
@@ -94,7 +106,7 @@ def load_private_key(key: bytes, passphrase: bytes | None) -> PrivateKey:
             refuse("key", "it is encrypted: askpass must give its passphrase")
         # A passphrase was given for a key that needs none: take the key.
         return load_private_key(key, None)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         refuse("key", "wrong passphrase, or not a PEM private key")
     return _known_kind("key", private)
 
@@ -105,7 +117,7 @@ def is_encrypted(key: bytes) -> bool:
         load_pem_private_key(key, None)
     except TypeError:
         return True
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return False
     return False
 
@@ -114,7 +126,7 @@ def pkcs12_is_encrypted(content: bytes) -> bool:
     """Say whether a PKCS#12 file needs a passphrase, or is damaged."""
     try:
         pkcs12.load_pkcs12(content, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (*UNREADABLE, TypeError):
         return True
     return False
 
@@ -123,7 +135,7 @@ def key_matches(certificate: x509.Certificate, key: PrivateKey) -> bool:
     """Say whether the key is the certificate's."""
     try:
         public = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         return False
     form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
     return public.public_bytes(*form) == key.public_key().public_bytes(*form)
@@ -148,10 +160,14 @@ def load_crls(content: bytes) -> list[x509.CertificateRevocationList]:
     blocks = _PEM_CRL.findall(content)
     if not blocks:
         refuse("crl-verify", "it holds no PEM revocation list")
+    openssl = crypto.X509Store()
     try:
-        return [x509.load_pem_x509_crl(block) for block in blocks]
-    except ValueError:
+        lists = [x509.load_pem_x509_crl(block) for block in blocks]
+        for one in lists:
+            openssl.add_crl(one)  # it must know it too
+    except UNREADABLE:
         refuse("crl-verify", "it holds a damaged revocation list")
+    return lists
 
 
 def _load_certificates(
@@ -161,9 +177,17 @@ def _load_certificates(
     if not blocks:
         refuse(directive, "it holds no PEM certificate")
     try:
-        return [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError:
+        found = [x509.load_pem_x509_certificate(block) for block in blocks]
+        _check_with_openssl(found)
+    except UNREADABLE:
         refuse(directive, "it holds a damaged certificate")
+    return found
+
+
+def _check_with_openssl(certificates: Iterable[x509.Certificate]) -> None:
+    """It is stricter in some things: one of UNREADABLE."""
+    for one in certificates:
+        crypto.X509.from_cryptography(one)
 
 
 def _known_kind(directive: str, key: object) -> PrivateKey:

@@ -51,6 +51,7 @@ _MALFORMED: Final = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
+    TypeError,  # a name's attribute that is a bit string
 
 
 class _Verdict:
@@ -323,8 +324,11 @@ class TlsSession:
         """Return keying material (TLS-EKM), the same on both sides."""
         return self._connection.export_keying_material(label, length, context)
 
-    def peer_chain(self) -> tuple[x509.Certificate, ...]:
-        """Return the peer's certificates, its own first; () without any."""
+    def peer_certificate(self) -> x509.Certificate | None:
+        """Return the peer's own certificate, which was checked, or None.
+
+        The others that it sent are nobody's business: they may be anything.
+        """
         leaf = self._connection.get_peer_certificate()
         if leaf is None:
             return ()

@@ -101,8 +101,9 @@ def check_leaf(leaf: x509.Certificate, check: PeerCheck) -> None:
     if check.fingerprints:
         _check_fingerprint(leaf, check.fingerprints)
     if check.name_type:
-        _check_name(leaf, check)
+        _check_name(leaf, subject, check)
     if check.eku:
+    subject = subject_text(leaf)  # which can be read, whoever asks for it
         _check_eku(leaf, check.eku)
     if check.ku is not None:
         _check_ku(leaf, check.ku)
@@ -197,8 +198,7 @@ def _check_fingerprint(
         )
 
 
-def _check_name(leaf: x509.Certificate, check: PeerCheck) -> None:
-    subject = subject_text(leaf)
+def _check_name(leaf: x509.Certificate, subject: str, check: PeerCheck) -> None:
     match check.name_type:
         case "subject":
             actual, right = subject, subject == check.name

@@ -53,7 +53,7 @@ class TokenMint:
         if old:
             session, began, _ = _BODY.unpack(_decode(old)[: _BODY.size])
         body = _BODY.pack(session, began, int(now.unix))
-        tag = hmac.digest(self._key, username.encode() + body, sha256)
+        tag = hmac.digest(self._key, _name(username) + body, sha256)
         return PREFIX + base64.b64encode(body + tag).decode()
 
     def check(self, username: str, untrusted: str, now: Now) -> bool:
@@ -62,8 +62,7 @@ class TokenMint:
         if len(content) != _BODY.size + _TAG_SIZE:
             return False
         body, tag = content[: _BODY.size], content[_BODY.size :]
-        name = username.encode("utf-8", "surrogateescape")
-        expected = hmac.digest(self._key, name + body, sha256)
+        expected = hmac.digest(self._key, _name(username) + body, sha256)
         if not hmac.compare_digest(tag, expected):
             return False
         _, began, made = _BODY.unpack(body)
@@ -72,6 +71,11 @@ class TokenMint:
         if now.unix >= made + 2 * self._renewal:
             return False
         return not self._lifetime or now.unix <= began + self._lifetime
+
+
+def _name(username: str) -> bytes:
+    """Give the bytes that the client sent: they need not be UTF-8."""
+    return username.encode("utf-8", "surrogateescape")
 
 
 def _decode(token: str) -> bytes:

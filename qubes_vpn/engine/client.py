@@ -396,8 +396,8 @@ class ClientEngine:
 
     def _note_tls(self) -> None:
         tls = self._need_channel().key.tls
-        chain = tls.peer_chain()
-        name = subject_text(chain[0]) if chain else ""
+        peer = tls.peer_certificate()
+        name = subject_text(peer) if peer else ""
         self._status = replace(
             self._status,
             server_name=dialog.printable(name),

@@ -296,13 +296,13 @@ class ServerSession:
 
     def _identify(self, peer: KeyMethodMessage) -> Identity:
         """Say who it is. Raises SessionError "bad-name" or "no-password"."""
-        chain = self._channel.key.tls.peer_chain()
+        peers = self._channel.key.tls.peer_certificate()
         check = self._profile.client_check
         name = ""
         leaf = b""
-        if chain:
-            name = common_name(chain[0], check.username_field)
-            leaf = chain[0].fingerprint(SHA256())
+        if peers:
+            name = common_name(peers, check.username_field)
+            leaf = peers.fingerprint(SHA256())
         profile = self._profile
         if profile.wants_password and (
             not name or profile.username_as_common_name
@@ -319,7 +319,7 @@ class ServerSession:
         self, identity: Identity, password: str, now: Now, *, again: bool
     ) -> None:
         self._number += 1
-        chain = self._channel.key.tls.peer_chain()
+        leaf = self._channel.key.tls.peer_certificate()
         trusted = not self._profile.wants_password
         if self._mint is not None and is_token(password):
             if not self._mint.check(identity.username, password, now):
@@ -334,7 +334,7 @@ class ServerSession:
                 identity.common_name,
                 identity.username,
                 password,
-                chain[0].serial_number if chain else 0,
+                leaf.serial_number if leaf else 0,
                 again,
                 trusted,
             )

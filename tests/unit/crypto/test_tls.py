@@ -1,12 +1,13 @@
 import datetime
 import time
+import warnings
 from dataclasses import replace
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import rsa
-from OpenSSL import SSL
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from OpenSSL import SSL, crypto
 
 from qubes_vpn.crypto.tls import TlsContext, TlsSettings
 from qubes_vpn.crypto.verify import PeerCheck
@@ -132,13 +133,13 @@ def test_keying_material_is_the_same_on_both_sides(pki, sides):
 
 def test_the_chain_begins_with_the_peer(pki, sides, server, client):
     one, other = connect(sides, pki.now)
-    assert one.peer_chain()[0] == server.certificate
-    assert other.peer_chain()[0] == client.certificate
+    assert one.peer_certificate() == server.certificate
+    assert other.peer_certificate() == client.certificate
 
 
 def test_before_the_handshake_nothing_is_known(pki, sides):
     session = start(sides[0], pki.now)
-    assert session.peer_chain() == ()
+    assert session.peer_certificate() is None
     assert session.cipher == ""
     session.feed(b"")
     with pytest.raises(SessionError):
@@ -154,7 +155,7 @@ def test_an_intermediate_is_sent_and_verified(pki, sides):
         client, _ = connect(
             change(sides, server=identity | {"key": leaf.key_pem()}), pki.now
         )
-        assert client.peer_chain() == (leaf.certificate, middle.certificate)
+        assert client.peer_certificate() == leaf.certificate
 
 
 @pytest.mark.parametrize("version", ["1.2", "1.3"])
@@ -245,19 +246,24 @@ def test_a_long_chain_is_refused(pki, sides):
     )
 
 
+RSA_SHA256 = bytes.fromhex("300d06092a864886f70d01010b0500")
+ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+
+
 def der(tag, content):
-    size = len(content).to_bytes(2)
-    return bytes((tag, 0x82)) + size + content
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes((tag, 0x80 | len(length))) + length + content
 
 
-def garbage_signature(certificate, size):
-    """Give it as if signed by RSA, with a signature that is none."""
-    algorithm = bytes.fromhex("300d06092a864886f70d01010b0500")
-    signature = der(3, b"\0" + b"\x17" * size)
-    body = certificate.tbs_certificate_bytes
-    return x509.load_der_x509_certificate(
-        der(0x30, body + algorithm + signature)
-    ).public_bytes(serialization.Encoding.PEM)
+def as_pem(body, algorithm, signature):
+    """Make a certificate of its parts, which may be wrong."""
+    whole = der(0x30, body + algorithm + der(3, b"\0" + signature))
+    return x509.load_der_x509_certificate(whole).public_bytes(
+        serialization.Encoding.PEM
+    )
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -277,7 +283,9 @@ def test_a_key_of_16384_bits_costs_next_to_nothing(pki, sides, known):
     middle.key = rsa.generate_private_key(65537, 2048)
     leaf = pki.issue("server", issuer=middle)
     server = {
-        "certificate": garbage_signature(leaf.certificate, 2048),
+        "certificate": as_pem(
+            leaf.certificate.tbs_certificate_bytes, RSA_SHA256, bytes(2048)
+        ),
         "chain": middle.cert_pem,
         "key": leaf.key_pem(),
     }
@@ -286,6 +294,49 @@ def test_a_key_of_16384_bits_costs_next_to_nothing(pki, sides, known):
     assert time.process_time() - before < 1
     wanted = "bad-signature" if known else "unknown-ca"
     assert error.reason == wanted
+
+
+@pytest.mark.parametrize("hostile", [0, 1], ids=["client", "server"])
+def test_what_comes_after_the_certificate_may_be_anything(pki, sides, hostile):
+    """OpenSSL takes a version that is none, and sends it to the peer."""
+    der = bytearray(
+        pki.issue().certificate.public_bytes(serialization.Encoding.DER)
+    )
+    der[der.index(b"\xa0\3\2\1\2") + 4] = 9
+    with pytest.raises(x509.InvalidVersion):
+        x509.load_der_x509_certificate(bytes(der))
+    strange = crypto.load_certificate(crypto.FILETYPE_ASN1, bytes(der))
+    contexts = [TlsContext(settings) for settings in sides]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        contexts[hostile]._context.add_extra_chain_cert(strange)
+    client, server = (context.session(pki.now) for context in contexts)
+    client.handshake()
+    talk(client, server)
+    assert client.handshake()
+    assert server.handshake()
+    assert client.peer_certificate()
+    assert server.peer_certificate()
+
+
+@pytest.mark.parametrize("hostile", [0, 1], ids=["client", "server"])
+def test_a_subject_that_nobody_can_read_is_malformed(pki, sides, hostile):
+    """A title that is a bit string, in a certificate of our own authority."""
+    name = x509.Name.from_rfc4514_string("2.5.4.12=\\00title")
+    issued = pki.issue(name, usage=("client", "server")[hostile])
+    body = issued.certificate.tbs_certificate_bytes
+    text, bits = (bytes((tag, 6)) + b"\0title" for tag in (0x0C, 3))
+    assert text in body
+    body = body.replace(text, bits)
+    signature = pki.ca.key.sign(body, ec.ECDSA(hashes.SHA256()))
+    identity = {
+        "certificate": as_pem(body, ECDSA_SHA256, signature),
+        "key": issued.key_pem(),
+    }
+    changed = list(sides)
+    changed[hostile] = replace(changed[hostile], **identity)
+    error = failure(changed, pki.now)[1 - hostile]
+    assert error.reason == "bad-certificate"
 
 
 def test_a_client_certificate_is_no_server(pki, sides, client):
@@ -308,7 +359,7 @@ def test_a_fingerprint_alone_makes_a_peer(pki, sides, fingerprints_of):
         {"certificate": alone.cert_pem, "key": alone.key_pem()},
     )
     client, _ = connect(changed, pki.now)
-    assert client.peer_chain() == (alone.certificate,)
+    assert client.peer_certificate() == alone.certificate
 
 
 def test_a_fingerprint_alone_suits_a_certificate_with_an_issuer(
@@ -388,6 +439,31 @@ def test_a_list_that_does_not_name_the_server_is_fine(pki, sides, client):
     connect(change(sides, {"crl": pki.crl([client])}), pki.now)
 
 
+def serial_of(issued):
+    return str(issued.certificate.serial_number)
+
+
+def test_a_serial_number_that_is_revoked_is_refused(pki, sides, server):
+    for issued, reason in ((server, "depth 0"), (pki.ca, "depth 1")):
+        check = PeerCheck(revoked=frozenset({"1", serial_of(issued)}))
+        changed = change(sides, {"check": check})
+        error, _ = failure(changed, pki.now)
+        assert error.reason == "certificate-revoked"
+        assert reason in error.detail
+    check = PeerCheck(revoked=frozenset({"1"}))
+    connect(change(sides, {"check": check}), pki.now)
+
+
+def test_a_fingerprint_does_not_excuse_a_revoked_issuer(pki, sides, server):
+    check = PeerCheck((server.fingerprint,), revoked={serial_of(pki.ca)})
+    sent = {"chain": pki.ca.cert_pem}
+    changed = change(sides, {"ca": b"", "check": check}, sent)
+    assert client_fails(changed, pki.now) == "certificate-revoked"
+    check = PeerCheck((server.fingerprint,))
+    changed = change(sides, {"ca": b"", "check": check}, sent)
+    connect(changed, pki.now)
+
+
 def test_a_revoked_server_is_refused(pki, sides, server):
     changed = change(sides, {"crl": pki.crl([server])})
     assert client_fails(changed, pki.now) == "certificate-revoked"
@@ -448,7 +524,7 @@ def test_a_server_asks_for_certificates_as_told(pki, sides, verify):
         assert error.reason == "no-certificate"
     else:
         _, server = connect(changed, pki.now)
-        assert server.peer_chain() == ()
+        assert server.peer_certificate() is None
 
 
 @pytest.mark.parametrize("verify", ["optional", "none"])
