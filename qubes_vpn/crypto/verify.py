@@ -100,10 +100,10 @@ def check_leaf(leaf: x509.Certificate, check: PeerCheck) -> None:
     """Check the peer's own certificate: everything but verify-hash."""
     if check.fingerprints:
         _check_fingerprint(leaf, check.fingerprints)
+    subject = subject_text(leaf)  # which can be read, whoever asks for it
     if check.name_type:
         _check_name(leaf, subject, check)
     if check.eku:
-    subject = subject_text(leaf)  # which can be read, whoever asks for it
         _check_eku(leaf, check.eku)
     if check.ku is not None:
         _check_ku(leaf, check.ku)
