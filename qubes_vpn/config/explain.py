@@ -184,7 +184,7 @@ def _right(profile: ClientProfile) -> Iterator[str]:
         yield f"its certificate is for {check.eku}"
     if check.ns_cert_type:
         yield f"its Netscape type is {check.ns_cert_type}"
-    if check.crl:
+    if check.crl or check.crl_path or check.revoked:
         yield "it is not on the profile's revocation list"
 
 

@@ -88,7 +88,9 @@ class ServerCheck:
     digest's name and value for a certificate of the chain. name: of
     verify-x509-name, with name_type subject, name or name-prefix.
     eku: an OID or a name; ku: accepted key usage bit masks (0: any present).
-    crl: PEM certificate lists.
+    crl: PEM certificate lists. revoked: serial numbers in decimal, of a folder
+    of them. crl_path: where they were read, "" for a block, with / at the end
+    for a folder.
     """
 
     ca: bytes = b""
@@ -101,6 +103,8 @@ class ServerCheck:
     crl: bytes = b""
     username_field: str = "CN"
     ns_cert_type: str = ""
+    revoked: frozenset[str] = frozenset()
+    crl_path: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from qubes_vpn.config.document import Document, Material
+from qubes_vpn.config.document import INLINE, Document, Material
 from qubes_vpn.config.material import read_key
 from qubes_vpn.config.model import (
     ControlWrapKey,
@@ -34,6 +34,7 @@ EKU_OF: Final = {
 }
 WRAPS: Final = ("tls-auth", "tls-crypt", "tls-crypt-v2")
 
+_SERIAL: Final = re.compile(rb"-?[0-9]{1,64}")
 _PEM_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,64})-----")
 
 
@@ -109,20 +110,43 @@ def server_check(doc: Document, *, with_crl: bool = True) -> ServerCheck:
         name_type=name_type,
         eku=eku,
         ku=ku,
-        crl=crl(doc) if with_crl else b"",
         username_field=doc.value("x509-username-field", "CN"),
         ns_cert_type=ns_cert_type,
+        **(_revocation(doc) if with_crl else {}),
     )
 
 
-def crl(doc: Document) -> bytes:
-    """Read crl-verify's list, as PEM."""
+def _revocation(doc: Document) -> dict[str, Any]:
+    """Read crl-verify: PEM lists, or a folder of revoked serial numbers.
+
+    In a folder each file's name is a serial number in decimal, as OpenVPN
+    has it; a block of such numbers, a line each, is the same.
+    """
     item = doc.last("crl-verify")
-    if item and item.value(1) is not None:
-        message = "crl-verify: a folder is not read; name one PEM file"
+    if item is None:
+        return {}
+    if item.value(1, "dir") != "dir":
+        message = 'crl-verify takes a file, or a folder and "dir"'
         doc.report(item.statement, message, 2)
-        return b""
-    return b"".join(pem(doc, "crl-verify"))
+        return {}
+    inline = item.statement.block is not None or item.values[0] == INLINE
+    if item.value(1) is None or inline:
+        found = doc.material("crl-verify")
+        lines = found.content.split() if found and inline else []
+        if lines and all(map(_SERIAL.fullmatch, lines)):
+            return {"revoked": _serials(lines)}
+        path = "" if inline else doc.resolve(item.values[0])
+        return {"crl": b"".join(pem(doc, "crl-verify")), "crl_path": path}
+    folder = f"{item.values[0].rstrip('/')}/"
+    names = doc.read(item.statement, folder)
+    return {
+        "revoked": _serials(names.content.split(b"\n") if names else []),
+        "crl_path": doc.resolve(folder),
+    }
+
+
+def _serials(names: Iterable[bytes]) -> frozenset[str]:
+    return frozenset(n.decode() for n in names if _SERIAL.fullmatch(n))
 
 
 def _usages(doc: Document) -> tuple[str, tuple[int, ...] | None]:

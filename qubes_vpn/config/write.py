@@ -249,6 +249,9 @@ class _Writer:
             yield from self._block("ca", check.ca.decode())
         if check.crl:
             yield from self._block("crl-verify", check.crl.decode())
+        if check.revoked:
+            serials = "\n".join(sorted(check.revoked))
+            yield from self._block("crl-verify", serials)
         if check.fingerprints:
             lines = "\n".join(one.hex(":") for one in check.fingerprints)
             yield from self._block("peer-fingerprint", lines)

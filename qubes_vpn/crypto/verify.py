@@ -83,7 +83,9 @@ class PeerCheck:
     1 certificate (verify-hash). name, name_type: of verify-x509-name:
     subject, name or name-prefix. eku: name or dotted OID (remote-cert-eku).
     ku: accepted key usage masks (remote-cert-ku); 0 = the extension must be
-    there; None = no check. username_field: x509-username-field.
+    there; None = no check. username_field: x509-username-field. revoked:
+    serial numbers in decimal (crl-verify of a folder), of any certificate
+    of the chain.
     """
 
     fingerprints: tuple[bytes, ...] = ()
@@ -94,6 +96,7 @@ class PeerCheck:
     ku: tuple[int, ...] | None = None
     ns_cert_type: str = ""
     username_field: str = "CN"
+    revoked: frozenset[str] = frozenset()
 
 
 def check_leaf(leaf: x509.Certificate, check: PeerCheck) -> None:

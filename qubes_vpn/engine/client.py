@@ -13,7 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from qubes_vpn.config.model import ClientProfile, Credentials, Remote
+from qubes_vpn.config.model import (
+    ClientProfile,
+    Credentials,
+    Remote,
+    ServerCheck,
+)
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.verify import subject_text
@@ -61,8 +66,10 @@ from qubes_vpn.engine.states import (
     ClientState,
     Closed,
     Established,
+    Negotiating,
     Pulling,
     Renegotiate,
+    Resetting,
     Say,
     Step,
     Timing,
@@ -274,6 +281,24 @@ class ClientEngine:
         elif kind == "crtext" and self._channel is not None:
             response = messages.encode_cr_response(password.encode())
             self._channel.say(response, now)
+        self._drain(now)
+
+    def trust(self, check: ServerCheck, now: Now) -> None:
+        """Judge the server by this from now on; one that is known, again.
+
+        A tunnel gets a new key for it; what is on its way to a key ends, and
+        begins anew. Raises ConfigError when TLS cannot use it.
+        """
+        if self._profile.secret is not None:
+            return
+        self._dial.trust(check)
+        match self._state:
+            case Established(negotiating=False):
+                self._event(DeadlinePassed("renegotiate"), now)
+            case Resetting() | Negotiating() | Pulling() | Established():
+                self._fail(SessionError("crl-changed"), now)
+            case _:
+                pass
         self._drain(now)
 
     # --- the state machine

@@ -1,9 +1,9 @@
 """How a client begins: its TLS context, control channel, first words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from qubes_vpn.config.model import ClientProfile
+from qubes_vpn.config.model import ClientProfile, ServerCheck
 from qubes_vpn.crypto.identity import pkcs12_is_encrypted
 from qubes_vpn.crypto.tls import TlsContext, TlsSession
 from qubes_vpn.engine import settle
@@ -50,6 +50,16 @@ class Dial:
             settle.tls_settings(self.profile, passphrase)
         )
         self.passphrase = passphrase
+
+    def trust(self, check: ServerCheck) -> None:
+        """Judge servers by this from the next handshake on.
+
+        Raises ConfigError: the profile is unusable with it.
+        """
+        profile = replace(self.profile, server_check=check)
+        self.where = replace(self.where, profile=profile)
+        if self._context is not None:
+            self.load(self.passphrase)
 
     @property
     def locked(self) -> bool:

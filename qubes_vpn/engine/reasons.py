@@ -45,6 +45,11 @@ REASONS: Final[dict[str, tuple[str, str]]] = {
     "wrong-fingerprint": ("QV-546", "the server's certificate has another fingerprint (peer-fingerprint, verify-hash)"),
     "tls-version": ("QV-547", "no common TLS version (tls-version-min, tls-version-max)"),
     "tls-closed": ("QV-548", "the server closed the TLS connection"),
+    "crl-unusable": ("QV-549", "the revocation list cannot be read, or is no list (crl-verify)"),
+    "crl-missing": ("QV-549", "there is no revocation list of the certificate's issuer (crl-verify)"),
+    "crl-expired": ("QV-549", "the revocation list has expired (crl-verify)"),
+    "crl-not-yet-valid": ("QV-549", "the revocation list is not valid yet (crl-verify); is this qube's clock right?"),
+    "crl-changed": ("QV-549", "the revocation list is another one (crl-verify)"),
     "stopped": ("QV-599", "stopped"),
 }
 # fmt: on

@@ -113,6 +113,7 @@ def tls_of(
             ku=check.ku,
             ns_cert_type=check.ns_cert_type,
             username_field=check.username_field,
+            revoked=check.revoked,
         ),
         verify=verify,
     )

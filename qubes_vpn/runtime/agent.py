@@ -13,7 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
 from typing import Any, Final, Protocol
 
@@ -64,7 +64,7 @@ class Task:
     resolver: who is asked for the names of servers; None: nobody.
     uplink6: our IPv6 address on the uplink and its gateway's, if there are
     any: without them only IPv4 endpoints are tried. plane: auto, userspace
-    or kernel.
+    or kernel. read: reads the profile's files again; raises OSError.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Task:
     uplink: str = "eth0"
     uplink6: tuple[IPv6Address, IPv6Address] | None = None
     plane: str = "auto"
+    read: Callable[[str], bytes] | None = None
 
 
 def void(_: object) -> None:
@@ -158,6 +159,7 @@ class Agent:
         if self._keeper is not None and now >= self._ping_at:
             self._ping_at = now + PING_S
             self._check_keeper()
+            self._look_at_revocations()
 
     def _wait(self, now: float) -> float:
         times = [self._ping_at if self._keeper else now + PING_S]
@@ -224,16 +226,29 @@ class Agent:
             self._put_off(now)
 
     def _start_engine(self, keeper: KeeperClient) -> None:
+        self._engine = self._wiring.start_engine(keeper)
+        self._selector.register(
+            self._engine, selectors.EVENT_READ, self._on_engine
+        )
+        self._tell_job(messages.Start(self._candidates, self._task.plane))
+
+    def _tell_job(self, message: object) -> None:
         descriptor = jobs.pack(self._task.job)
         try:
-            self._engine = self._wiring.start_engine(keeper)
-            self._selector.register(
-                self._engine, selectors.EVENT_READ, self._on_engine
-            )
-            start = messages.Start(self._candidates, self._task.plane)
-            self._tell(start, (descriptor,))
+            self._tell(message, (descriptor,))
         finally:
             os.close(descriptor)
+
+    def _look_at_revocations(self) -> None:
+        """Read the list of crl-verify again; tell the engine of a change."""
+        task = self._task
+        path = task.profile.server_check.crl_path
+        if not path or task.read is None:
+            return
+        job = task.job.reread(path, task.read)
+        if job != task.job:
+            self._task = replace(task, job=job)
+            self._tell_job(messages.Revocations())
 
     def _put_off(self, now: float) -> None:
         self._start_at = now + self._backoff

@@ -25,7 +25,12 @@ from qubes_vpn.config.profile import (
     parse_client_profile,
 )
 from qubes_vpn.engine import effects
-from qubes_vpn.errors import ConfigError, OsRefusedError, VpnError
+from qubes_vpn.errors import (
+    ConfigError,
+    OsRefusedError,
+    SessionError,
+    VpnError,
+)
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.keeper.codec import (
@@ -76,9 +81,8 @@ class EngineProcess:
         if not isinstance(start, messages.Start) or len(descriptors) != 1:
             raise AgentGoneError("no job")
         self._job = jobs.unpack(descriptors[0])
-        self._profile: ClientProfile = parse_client_profile(
-            self._job.text, self._job.name, self._job.read_file
-        )
+        self._profile: ClientProfile = _parse(self._job)
+        self._distrust = ""
         self._memory = Memory(self._given_credentials())
         self._rotation = Rotation(
             start.candidates,
@@ -188,6 +192,9 @@ class EngineProcess:
     def _begin(self) -> None:
         candidate = self._rotation.current
         self._set_stage("reach")
+        if self._distrust:
+            self._after(effects.Ended("crl-unusable", "QV-549", self._distrust))
+            return
         try:
             self._session = Session(
                 self._profile,
@@ -199,6 +206,7 @@ class EngineProcess:
                 self._memory.token,
                 self._memory.passphrase,
                 self._tell,
+                self._job.dns,
             )
         except OsRefusedError as error:
             self._after(effects.Ended("refused", "QV-303", str(error)))
@@ -208,7 +216,6 @@ class EngineProcess:
     def _after(self, ended: effects.Ended) -> None:
         self._learn()
         session, self._session = self._session, None
-                self._job.dns,
         self._rewatch()
         now = time.monotonic()
         self._cause = (ended.code, ended.detail or ended.reason)
@@ -278,8 +285,14 @@ class EngineProcess:
 
     def _on_agent(self) -> None:
         message, descriptors = self._receive()
+        if isinstance(message, messages.Revocations) and len(descriptors) == 1:
+            self._on_revocations(jobs.unpack(descriptors[0]))
+            return
         for descriptor in descriptors:
             os.close(descriptor)
+        self._obey(message)
+
+    def _obey(self, message: object) -> None:
         match message:
             case messages.Stop():
                 self._stopping = True
@@ -303,6 +316,21 @@ class EngineProcess:
                     self._session.answer(kind, username, password)
             case _:
                 raise AgentGoneError(type(message).__name__)
+
+    def _on_revocations(self, job: jobs.Job) -> None:
+        """Judge servers by another list; without a list, trust none."""
+        session = self._session
+        try:
+            self._profile, self._distrust = _parse(job), ""
+        except ConfigError as error:
+            self._distrust = str(error)
+            if session is not None:
+                session.fail(
+                    SessionError("crl-unusable", self._distrust, "QV-549")
+                )
+            return
+        if session is not None:
+            session.trust(self._profile.server_check)
 
     def _leave(self) -> None:
         if self._session is not None:
@@ -389,6 +417,10 @@ class EngineProcess:
             drops=(*counters.drops, *session.engine.drops.items()),
             refused=settings.refused if settings else (),
         )
+
+
+def _parse(job: jobs.Job) -> ClientProfile:
+    return parse_client_profile(job.text, job.name, job.read_file)
 
 
 def _connect(path: str) -> socket.socket:

@@ -35,6 +35,22 @@ def read_bounded(path: str | Path, limit: int = FILE_MAX) -> bytes:
     return data
 
 
+def read_names(path: str | Path, limit: int = FILE_MAX) -> bytes:
+    """Give the names in a folder, a line each. Raises OSError."""
+    names = bytearray()
+    with os.scandir(os.fsencode(path)) as entries:
+        for entry in entries:
+            names += entry.name + b"\n"
+            if len(names) > limit:
+                raise OSError(f"holds over {limit} bytes of names")
+    return bytes(names)
+
+
+def read_named(path: str | Path, name: str) -> bytes:
+    """Read the file, or the folder, that a profile calls `name`."""
+    return (read_names if name.endswith("/") else read_bounded)(path)
+
+
 def why(error: OSError) -> str:
     """Give an error's own words, without number and path."""
     return error.strerror or str(error)
@@ -55,7 +71,8 @@ def read_profile(path: str) -> str:
 def profile_reader(path: str) -> Callable[[str], bytes]:
     """Give the reader of files that a profile names, relative to its folder.
 
+    A name with / at its end is a folder: its names are given, a line each.
     The reader raises OSError; the parser says which line named the file.
     """
     folder = Path(path).resolve().parent
-    return lambda name: read_bounded(folder / name)
+    return lambda name: read_named(folder / name, name)

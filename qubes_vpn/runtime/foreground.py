@@ -261,7 +261,8 @@ def two_addresses(text: str | None) -> tuple[IPv6Address, IPv6Address] | None:
 def load_task(options: Options) -> Task:
     """Read and parse the profile and all that it names."""
     text = read_profile(options.profile)
-    reader = RecordingReader(profile_reader(options.profile))
+    read = profile_reader(options.profile)
+    reader = RecordingReader(read)
     profile = parse_client_profile(text, options.profile, reader)
     username = password = None
     if options.auth_user_pass is not None:
@@ -285,6 +286,7 @@ def load_task(options: Options) -> Task:
         uplink=options.uplink,
         uplink6=two_addresses(options.uplink6),
         plane=options.plane,
+        read=read,
     )
 
 

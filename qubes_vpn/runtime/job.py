@@ -1,9 +1,9 @@
 """The job that the agent gives an engine: a profile with all its files.
 
 Layout: one JSON object, {"name", "text", "files": {path: base64},
-"username", "password", "dns": {...}}, in a memfd sealed against every change.
-The engine parses the text again, out of the files that the agent read: it
-opens none.
+"username", "password", "dns": {...}, "problems": {path: text}}, in a memfd
+sealed against every change. The engine parses the text again, out of the
+files that the agent read: it opens none.
 """
 
 import base64
@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from qubes_vpn.errors import LocalStateError
@@ -30,7 +30,8 @@ _SEALS: Final = (
 class Job:
     """A profile's text, the files that it names, and who logs in.
 
-    dns: where the queries of the qubes go, if the user chose.
+    dns: where the queries of the qubes go, if the user chose. problems: why
+    a file that the profile names cannot be read any more.
     """
 
     name: str
@@ -39,9 +40,21 @@ class Job:
     username: str | None = None
     password: str | None = field(repr=False, default=None)
     dns: DnsChoice = field(default_factory=DnsChoice)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def reread(self, path: str, read: Callable[[str], bytes]) -> "Job":
+        """Give the job with this file as it is now."""
+        files = {name: self.files[name] for name in self.files if name != path}
+        try:
+            return replace(self, files={**files, path: read(path)}, problems={})
+        except OSError as error:
+            problems = {path: error.strerror or str(error)}
+            return replace(self, files=files, problems=problems)
 
     def read_file(self, path: str) -> bytes:
         """Give a file that the agent read; it read all that are named."""
+        if path in self.problems:
+            raise OSError(self.problems[path])
         try:
             return self.files[path]
         except KeyError:
@@ -74,6 +87,7 @@ def pack(job: Job) -> int:
         "username": job.username,
         "password": job.password,
         "dns": asdict(job.dns),
+        "problems": job.problems,
     }
     descriptor = os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(descriptor), "wb") as stream:
@@ -100,4 +114,5 @@ def unpack(descriptor: int) -> Job:
         username=record["username"],
         password=record["password"],
         dns=DnsChoice(**record["dns"]),
+        problems=record["problems"],
     )

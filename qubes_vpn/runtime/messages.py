@@ -44,6 +44,14 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
+class Revocations:
+    """The revocation list is another one, or cannot be read any more.
+
+    One descriptor: a sealed memfd with the job as it is now.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Reconnect:
     """Leave this session and connect again, without waiting."""
 
@@ -142,6 +150,7 @@ class Finished:
 AGENT_MESSAGES: Final = (
     Start,
     Candidates,
+    Revocations,
     Reconnect,
     Disconnect,
     Answer,

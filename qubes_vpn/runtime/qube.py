@@ -293,6 +293,7 @@ class QubeAgent(Agent):
             resolver=ip_address(resolver) if resolver else None,
             cache=cache,
             uplink6=self._database.uplink6(),
+            read=read,
         )
 
     def _choose_again(self) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, assert_never
 
-from qubes_vpn.config.profile import ClientProfile, Credentials
+from qubes_vpn.config.profile import ClientProfile, Credentials, ServerCheck
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.dataplane.base import Counters, Slot
@@ -29,7 +29,7 @@ from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.proxy import dialog
 from qubes_vpn.engine.states import Established
 from qubes_vpn.engine.traffic import Traffic
-from qubes_vpn.errors import OsRefusedError, SessionError
+from qubes_vpn.errors import ConfigError, OsRefusedError, SessionError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Transport
@@ -207,6 +207,15 @@ class Session:
         """Give the engine what a person answered."""
         now = clock()
         self.engine.answer(kind, username, password, now)
+        self._drain(now)
+
+    def trust(self, check: ServerCheck) -> None:
+        """Judge the server by this from now on."""
+        now = clock()
+        try:
+            self.engine.trust(check, now)
+        except ConfigError as error:
+            self.fail(SessionError("crl-unusable", str(error), "QV-549"))
         self._drain(now)
 
     def on_peer_event(self, event: messages.PeerEvent) -> None:

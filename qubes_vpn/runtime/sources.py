@@ -17,7 +17,7 @@ from typing import Final
 
 from qubes_vpn.config.lexer import decode_text
 from qubes_vpn.errors import ConfigError, Problem, UnreadableError
-from qubes_vpn.runtime.files import FILE_MAX, read_bounded, why
+from qubes_vpn.runtime.files import FILE_MAX, read_bounded, read_named, why
 
 ARCHIVE_MAX: Final = 64 * 1024 * 1024  # bytes, packed and unpacked
 MEMBERS_MAX: Final = 8192
@@ -116,7 +116,7 @@ def _file(path: Path, folder: Path) -> Source:
         if not wanted.resolve().is_relative_to(folder.resolve()):
             message = "is a link out of the profile's folder"
             raise ValueError(message)
-        return read_bounded(wanted)
+        return read_named(wanted, name)
 
     return Source(path.stem, str(path), text, read_file)
 
@@ -208,6 +208,9 @@ def _member_reader(
 ) -> Callable[[str], bytes]:
     def read_file(name: str) -> bytes:
         wanted = folder / _beside(name, lambda one: folder / one in members)
+        names = [one.name for one in members if one.parent == wanted]
+        if name.endswith("/") and names:
+            return "\n".join(names).encode()
         if wanted not in members:
             message = "not in the archive"
             raise ValueError(message)

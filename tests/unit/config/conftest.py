@@ -55,6 +55,7 @@ def files():
         "v2.key": v2.encode(),
         "v2-server.key": format_pem(bytes(128), TLS_CRYPT_V2_SERVER).encode(),
         "crl.pem": crl,
+        "x/crls/": b"17\n-4\nREADME\n1x\n",
         "auth": b"user\npass\n",
         "latin": b"us\xe9r\npass\n",
         "empty": b"",

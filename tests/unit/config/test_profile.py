@@ -355,7 +355,23 @@ def test_certificates_and_chain(having, files):
     assert profile.identity.certificate == files["client.crt"]
     assert profile.identity.chain == files["ca.crt"]
     assert profile.identity.key == files["client.key"]
-    assert having("crl-verify crl.pem").server_check.crl == files["crl.pem"]
+
+
+def test_a_list_of_revoked_certificates(having, files):
+    check = having("crl-verify crl.pem").server_check
+    assert (check.crl, check.crl_path) == (files["crl.pem"], "crl.pem")
+    check = having("crl-verify x/crls dir").server_check
+    assert check.revoked == {"17", "-4"}
+    assert (check.crl, check.crl_path) == (b"", "x/crls/")
+    check = having("crl-verify x/crls/ dir").server_check
+    assert (check.revoked, check.crl_path) == ({"17", "-4"}, "x/crls/")
+    for given in ("", "crl-verify [inline] dir\n"):
+        block = f"{given}<crl-verify>\n 17\n18\n</crl-verify>"
+        check = having(block).server_check
+        assert (check.revoked, check.crl_path) == ({"17", "18"}, "")
+    check = having(f"<crl-verify>\n{files['crl.pem'].decode()}</crl-verify>")
+    assert check.server_check.crl == files["crl.pem"]
+    assert check.server_check.crl_path == ""
 
 
 def test_blocks_instead_of_files(parse, files):
@@ -654,8 +670,16 @@ def test_pkcs12(parse, files):
             "6:1: crl-verify: it holds no PEM revocation list",
         ),
         (
-            "crl-verify crl.pem dir",
-            "6:20: crl-verify: a folder is not read; name one PEM file",
+            "crl-verify crl.pem folder",
+            '6:20: crl-verify takes a file, or a folder and "dir"',
+        ),
+        (
+            "crl-verify none dir",
+            "6:12: crl-verify: cannot read none/: No such file or directory",
+        ),
+        (
+            "<crl-verify>\n12\nx\n</crl-verify>",
+            "6:1: crl-verify: holds nothing whole in PEM form",
         ),
         ("peer-fingerprint AA", None),
         (

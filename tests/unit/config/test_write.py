@@ -118,6 +118,12 @@ def test_without_pull(files, parse):
     assert not found.pull
 
 
+def test_revoked_serial_numbers(having):
+    profile = having("crl-verify x/crls dir")
+    assert profile.server_check.revoked
+    assert again(profile) == profile
+
+
 def test_more_certificates_without_one_of_our_own(files, parse):
     profile = parse(
         "client\nremote h\nca ca.crt\nauth-user-pass\nextra-certs ca.crt\n"

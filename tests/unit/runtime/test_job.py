@@ -62,7 +62,7 @@ def test_a_file_is_read_again_or_its_problem_is_kept(tmp_path):
     (tmp_path / "crls").rmdir()
     gone = changed.reread("crls/", read)
     assert gone.files == {"ca": b"1"}
-    with pytest.raises(OSError, match="^No such file or directory$"):
+    with pytest.raises(OSError, match=r"^No such file or directory$"):
         gone.read_file("crls/")
     assert gone.reread("crls/", lambda _: b"") == job
 

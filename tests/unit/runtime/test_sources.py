@@ -65,6 +65,19 @@ def test_an_archive(tmp_path):
             one.read_file(name)
 
 
+def test_a_folder_that_a_profile_names(tmp_path):
+    (tmp_path / "revoked").mkdir()
+    (tmp_path / "revoked" / "17").touch()
+    (tmp_path / "a.ovpn").write_text("client")
+    members = {"x/a.ovpn": b"client", "x/revoked/17": b""}
+    packed = archive(tmp_path / "a.zip", members)
+    for path in (tmp_path / "a.ovpn", packed):
+        (one,) = sources(path)
+        assert one.read_file("revoked/").split() == [b"17"]
+        with pytest.raises((OSError, ValueError)):
+            one.read_file("none/")
+
+
 def test_nothing_to_import(tmp_path):
     assert "holds no profile" in refusal(tmp_path)
     assert "holds no profile" in refusal(archive(tmp_path / "e.zip", {}))
