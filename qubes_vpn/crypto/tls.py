@@ -41,7 +41,6 @@ _RECORD_MAX: Final = 16384
 _READ_SIZE: Final = 65536
 
 _UNABLE_TO_GET_CRL: Final = 3
-_REVOKED: Final = 23
 # X509_V_ERR numbers that only say "I do not know the issuer, or it is no
 # authority": with fingerprints alone, only the leaf matters.
 _ISSUER_ERRORS: Final = frozenset({2, 18, 19, 20, 21, 27, 79})
@@ -51,8 +50,8 @@ _MALFORMED: Final = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
-    TypeError,  # a name's attribute that is a bit string
 )
+    TypeError,  # a name's attribute that is a bit string
 
 
 class _Verdict:
@@ -184,8 +183,6 @@ class TlsContext:
     ) -> bool:
         """Judge one certificate (or one error of it) for OpenSSL."""
         verdict: _Verdict = connection.get_app_data()
-        if str(certificate.get_serial_number()) in self._settings.check.revoked:
-            number, preverified = _REVOKED, 0
         if not preverified:
             if self._tolerates(number, depth):
                 return True
@@ -202,10 +199,8 @@ class TlsContext:
         if number == _UNABLE_TO_GET_CRL:
             # One list covers one issuer; the leaf's must be there.
             return depth > 0
-        return (
-            self._fingerprint_only
-            and number != _REVOKED
-            and (depth > 0 or number in _ISSUER_ERRORS)
+        return self._fingerprint_only and (
+            depth > 0 or number in _ISSUER_ERRORS
         )
 
     def _check(
@@ -335,7 +330,13 @@ class TlsSession:
         The others that it sent are nobody's business: they may be anything.
         """
         leaf = self._connection.get_peer_certificate()
-        return leaf.to_cryptography() if leaf else None
+        if leaf is None:
+            return ()
+        first = leaf.to_cryptography()
+        rest = self._connection.get_peer_cert_chain() or []
+        others = [other.to_cryptography() for other in rest]
+        # A server's chain lacks the leaf, a client's begins with it.
+        return (first, *(other for other in others if other != first))
 
     @property
     def version(self) -> str:
