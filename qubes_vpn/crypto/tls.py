@@ -50,8 +50,8 @@ _MALFORMED: Final = (
     x509.DuplicateExtension,
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
-)
     TypeError,  # a name's attribute that is a bit string
+)
 
 
 class _Verdict:
@@ -330,13 +330,7 @@ class TlsSession:
         The others that it sent are nobody's business: they may be anything.
         """
         leaf = self._connection.get_peer_certificate()
-        if leaf is None:
-            return ()
-        first = leaf.to_cryptography()
-        rest = self._connection.get_peer_cert_chain() or []
-        others = [other.to_cryptography() for other in rest]
-        # A server's chain lacks the leaf, a client's begins with it.
-        return (first, *(other for other in others if other != first))
+        return leaf.to_cryptography() if leaf else None
 
     @property
     def version(self) -> str:
