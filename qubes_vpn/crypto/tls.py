@@ -41,6 +41,7 @@ _RECORD_MAX: Final = 16384
 _READ_SIZE: Final = 65536
 
 _UNABLE_TO_GET_CRL: Final = 3
+_REVOKED: Final = 23
 # X509_V_ERR numbers that only say "I do not know the issuer, or it is no
 # authority": with fingerprints alone, only the leaf matters.
 _ISSUER_ERRORS: Final = frozenset({2, 18, 19, 20, 21, 27, 79})
@@ -183,6 +184,8 @@ class TlsContext:
     ) -> bool:
         """Judge one certificate (or one error of it) for OpenSSL."""
         verdict: _Verdict = connection.get_app_data()
+        if str(certificate.get_serial_number()) in self._settings.check.revoked:
+            number, preverified = _REVOKED, 0
         if not preverified:
             if self._tolerates(number, depth):
                 return True
@@ -199,8 +202,10 @@ class TlsContext:
         if number == _UNABLE_TO_GET_CRL:
             # One list covers one issuer; the leaf's must be there.
             return depth > 0
-        return self._fingerprint_only and (
-            depth > 0 or number in _ISSUER_ERRORS
+        return (
+            self._fingerprint_only
+            and number != _REVOKED
+            and (depth > 0 or number in _ISSUER_ERRORS)
         )
 
     def _check(
