@@ -12,6 +12,7 @@ process could send into the tunnel (a ping, OCC) is not sent.
 """
 
 import contextlib
+import select
 import socket
 from typing import Final
 
@@ -73,6 +74,8 @@ class KernelPlane:
             if stream
             else DatagramLink(link, channel.drop)
         )
+        self._epoll = select.epoll()
+        self._epoll.register(link, select.EPOLLIN)
         self._keeper = keeper
         self._channel = channel
         self._peer_id: int | None = None
@@ -196,21 +199,14 @@ class KernelPlane:
 
     def readable(self) -> tuple[int, ...]:
         """Give the descriptor to watch for input."""
-        return (self.link.sock.fileno(),)
-
-    def writable(self) -> tuple[int, ...]:
-        """Give the descriptor to watch for output, if something waits."""
-        return self.readable() if self.link.waiting else ()
-
-    def flush(self, descriptor: int) -> None:
-        """Send what waits, as far as the socket takes it."""
-        del descriptor
-        self.link.flush()
+        return (self._epoll.fileno(),)
 
     def pump(self, descriptor: int, now: float) -> list[bytes]:
         """Return the control packets that the link delivered."""
         del descriptor, now
         control: list[bytes] = []
+        self.link.flush()
+        self._watch()
         for _ in range(ROUNDS):
             got = 0
             with contextlib.closing(self.link.packets(BURST)) as packets:
@@ -228,6 +224,7 @@ class KernelPlane:
     def send_control(self, datagram: bytes) -> None:
         """Send a control packet on the link."""
         self.link.send(datagram)
+        self._watch()
 
     def send_data(self, payload: bytes, now: float) -> None:
         """Do nothing: pings are the driver's, and it takes nothing else."""
@@ -254,6 +251,12 @@ class KernelPlane:
             # a keeper that is gone has taken it along
             with contextlib.suppress(OsRefusedError):
                 self._keeper.request(messages.RemovePeer(peer_id))
+        self._epoll.close()
+
+    def _watch(self) -> None:
+        """Wait for room as well while something waits for it."""
+        waiting = select.EPOLLOUT if self.link.waiting else 0
+        self._epoll.modify(self.link.sock, select.EPOLLIN | waiting)
 
     def _ask(self, request: messages.EngineRequest) -> None:
         """Ask for a change; of no use any more once the peer is gone."""

@@ -5,6 +5,7 @@ counted drop; a stream that ended raises SessionError.
 """
 
 import errno
+import functools
 import socket
 from collections import deque
 from collections.abc import Callable, Generator
@@ -20,6 +21,7 @@ QUEUE_MAX: Final = 256 * 1024
 # Room behind a packet that opening it may write to.
 SPARE: Final = 64
 DATAGRAM_MAX: Final = 65_535
+STREAM_BUFFER: Final = 2 * DATAGRAM_MAX + SPARE
 # linux/udp.h: send one buffer as datagrams of this size; receive likewise.
 UDP_SEGMENT: Final = 103
 # Segments that every kernel takes in one call, and their size in IPv4.
@@ -28,6 +30,8 @@ SEGMENTED_MAX: Final = 65_507
 UDP_GRO: Final = 104
 
 Drop = Callable[..., None]
+# What recvfrom gives: host, port, and for IPv6 two numbers more.
+Address = tuple[str, int] | tuple[str, int, int, int]
 Packets = Generator[tuple[memoryview, int], None, None]
 
 # The kernel's refusals, as slugs of drop counters. Anything else is an
@@ -52,8 +56,9 @@ def slug(prefix: str, error: OSError) -> str:
 
 
 class DatagramLink:
-    """A connected, non-blocking UDP socket.
+    """A non-blocking UDP socket: connected, or to one of many addresses.
 
+    address: where to send on a socket that is not connected.
     When the socket is full, what it did not take is kept and the tun held
     back, as OpenVPN does: a burst of the sender's is not turned into loss
     here.
@@ -61,15 +66,21 @@ class DatagramLink:
 
     stream = False
 
-    def __init__(self, sock: socket.socket, drop: Drop) -> None:
+    def __init__(
+        self, sock: socket.socket, drop: Drop, address: Address | None = None
+    ) -> None:
         self.sock = sock
         self._drop = drop
-        self._send = sock.send
+        self._address = address
+        self._send = (
+            sock.send
+            if address is None
+            else functools.partial(_send_to, sock.sendto, address)
+        )
         self._kept: deque[tuple[bytes, int]] = deque()
         self._gso = True
         self._gso_below = DATAGRAM_MAX + 1
-        self.buffer = memoryview(bytearray(DATAGRAM_MAX + SPARE))
-        self._window = self.buffer[:DATAGRAM_MAX]
+        self._buffer: memoryview | None = None
 
     @property
     def waiting(self) -> bool:
@@ -114,7 +125,7 @@ class DatagramLink:
         control = [(socket.SOL_UDP, UDP_SEGMENT, size.to_bytes(2, byteorder))]
         for again in (True, False):
             try:
-                self.sock.sendmsg((run,), control)
+                self.sock.sendmsg((run,), control, 0, self._address)
             except OSError as error:
                 number = error.errno
                 if number == errno.ECONNREFUSED and again:
@@ -174,7 +185,10 @@ class DatagramLink:
         The packet is at the buffer's start, with SPARE bytes behind it, and
         valid until the next one.
         """
-        receive, window, buffer = self.sock.recv_into, self._window, self.buffer
+        if self._buffer is None:
+            self._buffer = memoryview(bytearray(DATAGRAM_MAX + SPARE))
+        receive, buffer = self.sock.recv_into, self._buffer
+        window = buffer[:DATAGRAM_MAX]
         for _ in range(limit):
             try:
                 size = receive(window)
@@ -189,22 +203,31 @@ class DatagramLink:
 class StreamLink:
     """A connected, non-blocking TCP socket; each packet after its length.
 
-    The receive buffer holds what one call delivers. OpenVPN's peers want
-    packet ids without a gap over TCP, so nothing is dropped once it is
-    sealed: ask has_room before.
+    OpenVPN's peers want packet ids without a gap over TCP, so nothing is
+    dropped once it is sealed: ask has_room before.
     """
 
     stream = True
 
-    def __init__(self, sock: socket.socket, drop: Drop) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        drop: Drop,
+        buffer: memoryview | None = None,
+        packet_max: int = DATAGRAM_MAX,
+    ) -> None:
+        """buffer: STREAM_BUFFER bytes; links of one thread may share it.
+
+        packet_max: the longest packet that the peer may send.
+        """
         self.sock = sock
         self._drop = drop
         self._queue: deque[memoryview] = deque()
         self._queued = 0
-        self._storage = bytearray(2 * DATAGRAM_MAX + SPARE)
-        self.buffer = memoryview(self._storage)
-        self._start = 0
+        self._buffer = buffer or memoryview(bytearray(STREAM_BUFFER))
+        self._packet_max = packet_max
         self._end = 0
+        self._rest = b""
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     @property
@@ -224,13 +247,11 @@ class StreamLink:
     @property
     def unread(self) -> bytes:
         """What was received, and is no whole packet yet."""
-        return bytes(self.buffer[self._start : self._end])
+        return self._rest
 
     def resume(self, other: "StreamLink") -> None:
         """Go on, in mid-packet, where another on this socket stopped."""
-        unread = other.unread
-        self._end = len(unread)
-        self.buffer[: self._end] = unread
+        self._rest = other.unread
         for frames in other.unsent:
             self.send_frames(frames)
 
@@ -272,16 +293,15 @@ class StreamLink:
             raise _closed(error) from error
 
     def receive(self) -> memoryview:
-        """Read once; give what is there and not consumed yet.
+        """Read once; give what is there and was not consumed.
 
-        Raises SessionError "link-closed" when the stream has ended.
+        Call consume then. Raises SessionError "link-closed" when the stream
+        has ended.
         """
-        if self._start:
-            rest = self._end - self._start
-            self._storage[:rest] = self._storage[self._start : self._end]
-            self._start, self._end = 0, rest
+        kept = len(self._rest)
+        self._buffer[:kept] = self._rest
         try:
-            size = self.sock.recv_into(self.buffer[self._end : -SPARE])
+            size = self.sock.recv_into(self._buffer[kept:-SPARE])
         except BlockingIOError:
             size = 0
         except OSError as error:
@@ -289,12 +309,18 @@ class StreamLink:
         else:
             if not size:
                 raise SessionError("link-closed", "the server closed it")
-        self._end += size
-        return self.buffer[: self._end]
+        self._end = kept + size
+        return self._buffer[: self._end]
 
     def consume(self, size: int) -> None:
-        """Forget the first `size` bytes of what receive gave."""
-        self._start += size
+        """Keep all but the first `size` bytes of what receive gave.
+
+        Raises SessionError "link-framing" when a packet that is too long
+        begins there.
+        """
+        self._rest = rest = bytes(self._buffer[size : self._end])
+        if int.from_bytes(rest[:LENGTH_SIZE]) > self._packet_max:
+            raise SessionError("link-framing", "a packet that is too long")
 
     def packets(self, limit: int) -> Packets:
         """Give the whole packets of one read, as DatagramLink does.
@@ -304,20 +330,36 @@ class StreamLink:
         """
         del limit
         data = self.receive()
-        end, start = len(data), 0
-        buffer = self.buffer
-        while end - start > LENGTH_SIZE:
-            size = data[start] << 8 | data[start + 1]
+        start = 0
+        buffer = self._buffer
+        while size := packet_size(data[start:]):
             body = start + LENGTH_SIZE
-            if not size:
-                raise SessionError("link-framing", "a packet of 0 bytes")
-            if end - body < size:
-                break
             start = body + size
             behind = bytes(buffer[start : start + SPARE])
             yield buffer[body:], size
             buffer[start : start + SPARE] = behind
         self.consume(start)
+
+
+def packet_size(frames: memoryview) -> int:
+    """Give the size of the packet at the start; 0 if it is not whole.
+
+    Raises SessionError "link-framing" where no packet can begin.
+    """
+    if len(frames) <= LENGTH_SIZE:
+        return 0
+    size = frames[0] << 8 | frames[1]
+    if not size:
+        raise SessionError("link-framing", "a packet of 0 bytes")
+    return size if len(frames) >= LENGTH_SIZE + size else 0
+
+
+def _send_to(
+    sendto: Callable[[memoryview | bytes, Address], int],
+    address: Address,
+    datagram: memoryview | bytes,
+) -> int:
+    return sendto(datagram, address)
 
 
 def _closed(error: OSError) -> SessionError:

@@ -4,61 +4,82 @@ A run is a row of datagrams of equal size in one buffer, which UDP_SEGMENT
 sends in one call; the last may be shorter. Each is sealed where it lies:
 
     [length 2, streams only] header 1 or 4 | packet id 4 | tag 16 | content
+    [length 2, streams only] header 4 | wire id 8 | content | tag 16
 
-The cipher writes its tag after the content, that is over the first bytes of
-the next datagram. So packets are sealed in ascending order, additional data
-and nonces are kept apart, and one copy each moves all tags and all headers
-into their places at the end.
+The cipher writes its tag after the content; in the first layout that is over
+the first bytes of the next datagram. So packets are sealed in ascending order,
+additional data and nonces are kept apart, and one copy each moves all tags
+and all headers into their places at the end.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
-from qubes_vpn.crypto.aead import TAG_SIZE
+from qubes_vpn.crypto.aead import NONCE_SIZE, TAG_SIZE
 from qubes_vpn.dataplane.link import DATAGRAM_MAX, DatagramLink, StreamLink
 from qubes_vpn.dataplane.segment import Array, SuperPacket
-from qubes_vpn.engine.data_channel import OVERHEAD_MAX, DataChannel
-from qubes_vpn.engine.data_key import PACKET_ID_MAX, PACKET_ID_SIZE, AeadKey
+from qubes_vpn.engine.aead_half import AeadHalf
+from qubes_vpn.engine.data_channel import DataChannel
+from qubes_vpn.engine.data_key import BatchKey, batch_key
 from qubes_vpn.wire.framing import LENGTH_SIZE
 
 # What one run may have, in datagrams and in bytes: two super-packets.
 RUN_MAX: Final = 128
 RUN_SIZE_MAX: Final = 2 * 65_536
-# Layout of a row of `_ids`: header, right-aligned | packet id | implicit IV.
-_ID_AT: Final = 4
-_IDS_WIDTH: Final = 16
+# Layout of a row of `_ids`: header, right-aligned | wire id | rest of the
+# nonce; and, where the nonce does not begin with the wire id itself, at
+# _NONCE_AT all of it.
+_ID_AT: Final = 8
+_NONCE_AT: Final = 24
+_IDS_WIDTH: Final = 40
 _CACHED_SIZES: Final = 16
-_NUMBERS: Final = np.arange(RUN_MAX, dtype=np.int64)
+_NUMBERS: Final = np.arange(RUN_MAX, dtype=np.uint64)
 
 Views = list[memoryview]
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where things are in the packets of one kind of key.
+
+    header, prefix: sizes of the header, and of what stands before it. body:
+    where the content begins. tail: size of a tag behind it. nonces, aads:
+    for each row of `_ids`.
+    """
+
+    prefix: int
+    header: int
+    body: int
+    tail: int
+    nonces: Views
+    aads: Views
 
 
 class Sealer:
     """Collects packets into runs, sealed, and sends them.
 
+    link, channel: whose packets these are, until `turn_to` says otherwise.
+    link_bytes: what was sealed, counted until its reader zeroes it.
     `flush` must be called before anything else is sent on the link.
     """
 
     def __init__(
         self, link: DatagramLink | StreamLink, channel: DataChannel
     ) -> None:
-        self._link = link
-        self._channel = channel
-        self._prefix = LENGTH_SIZE if link.stream else 0
+        self.link = link
+        self.channel = channel
         # A packet may begin at the end of the longest run, and the tags of a
         # block are read one datagram further on.
         self._data = np.zeros(RUN_SIZE_MAX + 2 * DATAGRAM_MAX, np.uint8)
         self._view = self._data.data
         self._ids = np.zeros((RUN_MAX, _IDS_WIDTH), np.uint8)
-        wire_ids = self._ids[:, _ID_AT : _ID_AT + PACKET_ID_SIZE]
-        self._wire_ids = wire_ids.view(">u4")[:, 0]
-        self._nonces: Views = [row[_ID_AT:].data for row in self._ids]
-        self._aads: Views = []
-        self._key: AeadKey | None = None
-        self._slots: dict[int, tuple[Views, Views]] = {}
-        self._loose = memoryview(bytearray(DATAGRAM_MAX + OVERHEAD_MAX))
+        self._half: AeadHalf | None = None
+        self._header = b""
+        self._layouts: dict[tuple[int, int, int, int], _Layout] = {}
+        self._slots: dict[tuple[int, int], tuple[Views, Views]] = {}
         self._row = np.zeros(DATAGRAM_MAX, np.uint8)
         self._end = 0
         self._size = 0
@@ -66,38 +87,42 @@ class Sealer:
         self._last = False
         self.link_bytes = 0
 
+    def turn_to(
+        self, link: DatagramLink | StreamLink, channel: DataChannel
+    ) -> None:
+        """Send what there is, and go on with another peer."""
+        self.flush()
+        self.link = link
+        self.channel = channel
+
     def add(self, payload: memoryview, now: float) -> bool:
         """Seal one packet into the run; False when it was refused."""
-        key = self._channel.primary
-        if not isinstance(key, AeadKey) or key.style:
-            return self._send_loose(payload, now)
-        overhead = len(key.header) + PACKET_ID_SIZE + TAG_SIZE
-        size = self._prefix + overhead + len(payload)
-        self._make_room(size, shorter=True)
-        begin = self._end
-        sealed = self._channel.seal_into(
-            payload, self._view[begin + self._prefix :], now
-        )
+        prefix = LENGTH_SIZE if self.link.stream else 0
+        end = self._end
+        begin = end + prefix
+        sealed = self.channel.seal_into(payload, self._view[begin:], now)
         if not sealed:
             return False
-        if self._prefix:
-            self._view[begin : begin + LENGTH_SIZE] = sealed.to_bytes(
-                LENGTH_SIZE
-            )
+        if prefix:
+            self._view[end:begin] = sealed.to_bytes(LENGTH_SIZE)
+        size = prefix + sealed
+        self._make_room(size, shorter=True)
+        if self._end != end:
+            self._view[:size] = self._view[end : end + size]
         self.link_bytes += sealed
         self._added(size, 1)
         return True
 
     def add_segments(self, packet: SuperPacket, now: float) -> int:
         """Seal all segments of a super-packet; return how many were sent."""
-        key = self._channel.primary
-        if not isinstance(key, AeadKey) or key.style:
+        key = batch_key(self.channel.primary)
+        if key is None:
             return self._add_singly(packet, now)
         done = 0
         while done < packet.whole:
             count = self._seal_some(key, packet, done, now)
             if not count:
-                self._channel.drop("packet-ids-used-up", packet.whole - done)
+                self.channel.drop("packet-ids-used-up", packet.whole - done)
                 return done
             done += count
         if packet.tail:
@@ -110,32 +135,32 @@ class Sealer:
         if not self._count:
             return
         run = self._view[: self._end]
-        if isinstance(self._link, StreamLink):
-            self._link.send_frames(run)
+        if isinstance(self.link, StreamLink):
+            self.link.send_frames(run)
         else:
-            self._link.send_run(run, self._size, self._count)
+            self.link.send_run(run, self._size, self._count)
         self._end = self._count = self._size = 0
         self._last = False
 
-    def _send_loose(self, payload: memoryview, now: float) -> bool:
-        """Send one packet by itself: keys that are not for batches."""
-        self.flush()
-        size = self._channel.seal_into(payload, self._loose, now)
-        self.link_bytes += size
-        return bool(size) and self._link.send(self._loose[:size])
-
     def _add_singly(self, packet: SuperPacket, now: float) -> int:
-        sent = 0
-        for number in range(packet.count):
-            size = packet.fill(self._row, 0, 0, number, 1)
-            sent += self._send_loose(self._row[:size].data, now)
-        return sent
+        """Seal one by one, with a key that is not for batches."""
+        size, done = packet.size, 0
+        most = len(self._row) // size
+        for start in range(0, packet.whole, most):
+            count = min(most, packet.whole - start)
+            packet.fill(self._row, 0, size, start, count)
+            for at in range(0, count * size, size):
+                done += self.add(self._row.data[at : at + size], now)
+        if packet.tail:
+            size = packet.fill(self._row, 0, 0, packet.whole, 1)
+            done += self.add(self._row.data[:size], now)
+        return done
 
     def _make_room(self, size: int, *, shorter: bool = False) -> int:
         """Flush if no datagram of this size may follow; give the room."""
         if self._count:
             fits = size == self._size or (shorter and size < self._size)
-            if self._prefix:
+            if self.link.stream:
                 fits = True
             room = min(
                 RUN_MAX - self._count, (RUN_SIZE_MAX - self._end) // size
@@ -148,40 +173,38 @@ class Sealer:
     def _added(self, size: int, count: int) -> None:
         if not self._count:
             self._size = size
-        self._last = size < self._size and not self._prefix
+        self._last = size < self._size and not self.link.stream
         self._end += size * count
         self._count += count
 
     def _seal_some(
-        self, key: AeadKey, packet: SuperPacket, start: int, now: float
+        self, key: BatchKey, packet: SuperPacket, start: int, now: float
     ) -> int:
         """Seal full segments from `start` on, as many as the run takes."""
-        body = self._prefix + len(key.header) + PACKET_ID_SIZE + TAG_SIZE
-        size = body + packet.size
+        layout = self._layout(key)
+        body, prefix = layout.body, layout.prefix
+        size = body + packet.size + layout.tail
         count = min(self._make_room(size), packet.whole - start)
-        count = min(count, PACKET_ID_MAX - key.sent)
-        if count <= 0:
+        half, first, count = key.take_ids(count, packet.size)
+        if not count:
             return 0
-        self._use(key)
-        self._wire_ids[:count] = _NUMBERS[:count] + (key.sent + 1)
-        key.sent += count
+        self._number(key, half, first, count)
         block = self._block(self._end, size, count)
         packet.fill(self._data, self._end + body, size, start, count)
-        self._seal_block(key, size, body, count)
-        tags = self._block(self._end + size, size, count)
-        block[:, body - TAG_SIZE : body] = tags[:, :TAG_SIZE]
-        head = self._prefix
-        id_end = _ID_AT + PACKET_ID_SIZE
-        block[:, head : body - TAG_SIZE] = self._ids[
-            :count, _ID_AT - len(key.header) : id_end
+        self._seal_block(half, layout, size, count)
+        id_end = body
+        if not layout.tail:
+            id_end -= TAG_SIZE
+            tags = self._block(self._end + size, size, count)
+            block[:, id_end:body] = tags[:, :TAG_SIZE]
+        block[:, prefix:id_end] = self._ids[
+            :count, _ID_AT - layout.header : _ID_AT + key.id_size
         ]
-        if head:
-            length = (size - head).to_bytes(LENGTH_SIZE)
-            block[:, :head] = np.frombuffer(length, np.uint8)
-        self._channel.count_sealed(
-            key, count, count * (size - head), count * packet.size, now
-        )
-        self.link_bytes += count * (size - head)
+        if prefix:
+            length = (size - prefix).to_bytes(LENGTH_SIZE)
+            block[:, :prefix] = np.frombuffer(length, np.uint8)
+        self.channel.count_sealed(key, count, size - prefix, packet.size, now)
+        self.link_bytes += count * (size - prefix)
         self._added(size, count)
         return count
 
@@ -190,54 +213,82 @@ class Sealer:
         return self._data[begin : begin + count * size].reshape(count, size)
 
     def _seal_block(
-        self, key: AeadKey, size: int, body: int, count: int
+        self, half: AeadHalf, layout: _Layout, size: int, count: int
     ) -> None:
         """Seal what lies in the next `count` slots of `size` bytes."""
         if self._end % size:
-            plains, sealed = self._views(self._end, size, body, count)
+            plains, sealed = self._views(self._end, size, layout, count)
             first = 0
         else:
-            cached = self._slots.get(size)
-            if cached is None:
-                if len(self._slots) >= _CACHED_SIZES:
-                    self._slots.clear()
-                slots = max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
-                cached = self._views(0, size, body, slots)
-                self._slots[size] = cached
-            plains, sealed = cached
+            plains, sealed = self._all_views(size, layout)
             first = self._end // size
         last = first + count
         deque(
             map(
-                key.seal,
-                self._nonces[:count],
+                half.seal,
+                layout.nonces[:count],
                 plains[first:last],
-                self._aads,
+                layout.aads,
                 sealed[first:last],
             ),
             maxlen=0,
         )
 
+    def _all_views(self, size: int, layout: _Layout) -> tuple[Views, Views]:
+        where = size, layout.body
+        cached = self._slots.get(where)
+        if cached is None:
+            if len(self._slots) >= _CACHED_SIZES:
+                self._slots.clear()
+            slots = max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
+            cached = self._views(0, size, layout, slots)
+            self._slots[where] = cached
+        return cached
+
     def _views(
-        self, begin: int, size: int, body: int, count: int
+        self, begin: int, size: int, layout: _Layout, count: int
     ) -> tuple[Views, Views]:
-        view = self._view
+        view, body, end = self._view, layout.body, size - layout.tail
         starts = range(begin, begin + count * size, size)
         return (
-            [view[at + body : at + size] for at in starts],
-            [view[at + body : at + size + TAG_SIZE] for at in starts],
+            [view[at + body : at + end] for at in starts],
+            [view[at + body : at + end + TAG_SIZE] for at in starts],
         )
 
-    def _use(self, key: AeadKey) -> None:
-        """Put what stays the same for this key into the id rows."""
-        if key is self._key:
-            return
-        self._key = key
-        start = _ID_AT - len(key.header)
-        self._slots.clear()
-        self._ids[:, start:_ID_AT] = np.frombuffer(key.header, np.uint8)
-        iv = np.frombuffer(key.encrypt_iv, np.uint8)
-        self._ids[:, _ID_AT + PACKET_ID_SIZE :] = iv
-        begin = start + key.aad_start
-        end = _ID_AT + PACKET_ID_SIZE
-        self._aads = [row[begin:end].data for row in self._ids]
+    def _layout(self, key: BatchKey) -> _Layout:
+        prefix = LENGTH_SIZE if self.link.stream else 0
+        header = len(key.header)
+        where = prefix, header, key.aad_start, key.id_size
+        layout = self._layouts.get(where)
+        if layout is None:
+            id_end = _ID_AT + key.id_size
+            begin = _ID_AT - header + key.aad_start
+            nonce = _NONCE_AT if key.tag_last else _ID_AT
+            body = prefix + header + key.id_size
+            layout = self._layouts[where] = _Layout(
+                prefix,
+                header,
+                body if key.tag_last else body + TAG_SIZE,
+                TAG_SIZE if key.tag_last else 0,
+                [row[nonce : nonce + NONCE_SIZE].data for row in self._ids],
+                [row[begin:id_end].data for row in self._ids],
+            )
+        return layout
+
+    def _number(
+        self, key: BatchKey, half: AeadHalf, first: int, count: int
+    ) -> None:
+        """Write the wire ids, and the nonces, of the next `count`."""
+        ids, size = self._ids, key.id_size
+        wire = ids.view(f">u{size}")
+        if half is not self._half or key.header != self._header:
+            self._half, self._header = half, key.header
+            header = np.frombuffer(key.header, np.uint8)
+            ids[:, _ID_AT - len(header) : _ID_AT] = header
+            at = _NONCE_AT if key.tag_last else _ID_AT
+            ids[:, at : at + NONCE_SIZE] = np.frombuffer(half.iv, np.uint8)
+        numbers = _NUMBERS[:count] + np.uint64(first)
+        wire[:count, _ID_AT // size] = numbers
+        if key.tag_last:
+            numbers ^= np.uint64(int.from_bytes(half.iv[:size]))
+            wire[:count, _NONCE_AT // size] = numbers

@@ -6,6 +6,9 @@ and the implicit IV behind the packet ids, where the tags were:
 
     header 1 or 4 | packet id 4 | implicit IV 8 | ... | ciphertext | tag 16
                    \\------- the nonce ---------/
+
+Of keys that have the tag behind the ciphertext anyway, nothing is moved; the
+nonces are elsewhere.
 """
 
 import struct
@@ -15,9 +18,12 @@ from typing import Final
 import numpy as np
 
 from qubes_vpn.crypto.aead import NONCE_SIZE, TAG_SIZE, InvalidTag
+from qubes_vpn.crypto.replay import ReplayWindow
 from qubes_vpn.dataplane.coalesce import ROW_LEAD, Coalescer
+from qubes_vpn.engine.aead_half import AeadHalf
 from qubes_vpn.engine.data_channel import HEADER_SIZES, DataChannel
-from qubes_vpn.engine.data_key import PACKET_ID_SIZE, AeadKey
+from qubes_vpn.engine.data_key import BatchKey, batch_key
+from qubes_vpn.engine.epoch_key import COUNTER_MAX
 from qubes_vpn.wire.data import DATA_V2_HEADER_SIZE
 
 ROWS: Final = 64
@@ -28,6 +34,8 @@ SEALED_MAX: Final = ROW_WIDTH - ROW_LEAD - TAG_SIZE - 4
 # From how many equal datagrams on arrays are cheaper than a loop.
 _WORTH: Final = 2
 _CACHED: Final = 32
+# What of a wire id is the packet id, by its size.
+_ID_MASKS: Final = {4: 0xFFFFFFFF, 8: COUNTER_MAX}
 
 Views = list[memoryview]
 # For one layout: nonces, additional data, ciphertexts, plain packets.
@@ -39,21 +47,22 @@ class Opener:
 
     sizes: of the packets in the Coalescer's rows so far; 0 where one was
     refused. The owner delivers the rows and clears `sizes` before there are
-    more than ROWS.
+    more than ROWS. channel: whose datagrams they are.
     """
 
     def __init__(self, channel: DataChannel, coalescer: Coalescer) -> None:
         self.sizes: list[int] = []
         self.data = np.zeros((ROWS, ROW_WIDTH), np.uint8)
         self.view = self.data.reshape(-1).data
-        self._channel = channel
+        self.channel = channel
         self._rows = coalescer
-        self._key: AeadKey | None = None
-        self._iv = np.zeros(8, np.uint8)
-        self._layouts: dict[tuple[int, int], Layout] = {}
-        self._numbers = [
-            struct.Struct(f">{n}I").unpack for n in range(ROWS + 1)
-        ]
+        self._nonces = np.zeros((ROWS, NONCE_SIZE), np.uint8)
+        self._layouts: dict[tuple[int, int, int], Layout] = {}
+        self._numbers = {
+            (n, size): struct.Struct(f">{n}{code}").unpack
+            for n in range(ROWS + 1)
+            for size, code in ((4, "I"), (8, "Q"))
+        }
 
     def open_rows(self, first: int, size: int, count: int, now: float) -> None:
         """Open the datagrams in rows first..first+count, each of `size`.
@@ -61,51 +70,71 @@ class Opener:
         size: SEALED_MAX at most. Their first bytes are the same.
         """
         kind = self.view[first * ROW_WIDTH]
-        key = self._channel.key(kind & 7)
+        key = batch_key(self.channel.key(kind & 7))
         header = HEADER_SIZES.get(kind >> 3, 0)
-        body = header + PACKET_ID_SIZE + TAG_SIZE
-        plain = size - body
         if (
             count < _WORTH
+            or key is None
             or not header
-            or not isinstance(key, AeadKey)
-            or plain <= 0
+            or size <= header + key.id_size + TAG_SIZE
+            or not self._open_alike(key, header, first, size, count, now)
         ):
             for row in range(first, first + count):
                 self.open_one(row, size, now)
-            return
-        if key is not self._key:
-            self._key = key
-            self._iv = np.frombuffer(key.decrypt_iv, np.uint8)
+
+    def _open_alike(
+        self,
+        key: BatchKey,
+        header: int,
+        first: int,
+        size: int,
+        count: int,
+        now: float,
+    ) -> bool:
+        """Open rows together; False: they have to be opened one by one."""
         rows = self.data[first : first + count]
-        id_end = header + PACKET_ID_SIZE
-        rows[:, size : size + TAG_SIZE] = rows[:, id_end:body]
-        rows[:, id_end : header + NONCE_SIZE] = self._iv
+        id_end = header + key.id_size
         wire = rows[:, header:id_end].tobytes()
-        numbers = self._numbers[count](wire)
-        layout = self._layout(header, size)
-        refused = self._open_all(key, layout, first, count)
+        numbers = self._numbers[count, key.id_size](wire)
         low = numbers[0]
         in_order = numbers == tuple(range(low, low + count))
+        if in_order:
+            incoming = key.find(low, numbers[-1])
+        else:
+            incoming = key.find(min(numbers), max(numbers))
+        if incoming is None or (key.tag_last and header != len(key.header)):
+            return False
+        iv = np.frombuffer(incoming.half.iv, np.uint8)
+        if key.tag_last:
+            nonces = self._nonces[first : first + count]
+            nonces[:] = iv
+            nonces[:, : key.id_size] ^= rows[:, header:id_end]
+        else:
+            rows[:, size : size + TAG_SIZE] = rows[:, id_end:][:, :TAG_SIZE]
+            rows[:, id_end : header + NONCE_SIZE] = iv[key.id_size :]
+        layout = self._layout(key, header, size)
+        refused = self._open_all(incoming.half, layout, first, count)
+        mask = _ID_MASKS[key.id_size]
         if (
             refused
             or not in_order
-            or not key.window.accept_run(low, count, now)
+            or not incoming.window.accept_run(low & mask, count, now)
         ):
-            self._check_replay(key, numbers, refused, now)
-        accepted = count - len(refused)
-        self._channel.count_opened(
-            key, accepted, accepted * size, accepted * plain, now
-        )
+            self._check_replay(incoming.window, numbers, mask, refused, now)
+        accepted, plain = count - len(refused), len(layout[3][0])
+        if accepted:
+            incoming.half.count(plain, accepted)
+            self.channel.count_opened(key, accepted, size, plain, now)
         sizes = [plain] * count
         for index in refused:
             sizes[index] = 0
         self.sizes += sizes
+        return True
 
     def open_one(self, row: int, size: int, now: float) -> None:
         """Open the datagram of one row, SEALED_MAX bytes at most."""
         begin = row * ROW_WIDTH
-        _, plain = self._channel.open_plain(
+        _, plain = self.channel.open_plain(
             self.view[begin : begin + ROW_WIDTH],
             size,
             self._rows.packet(len(self.sizes), SEALED_MAX),
@@ -114,7 +143,7 @@ class Opener:
         self.sizes.append(plain)
 
     def _open_all(
-        self, key: AeadKey, layout: Layout, first: int, count: int
+        self, half: AeadHalf, layout: Layout, first: int, count: int
     ) -> set[int]:
         """Decrypt; return the numbers of those that are not authentic."""
         nonces, aads, sealed, plain = layout
@@ -126,55 +155,63 @@ class Opener:
             plain[row : row + count],
         )
         try:
-            deque(map(key.open_, *parts), maxlen=0)
+            deque(map(half.open, *parts), maxlen=0)
         except InvalidTag:
             return {
                 number
                 for number, each in enumerate(zip(*parts, strict=True))
-                if not self._open_again(key, *each)
+                if not self._open_again(half, *each)
             }
         return set()
 
-    def _open_again(self, key: AeadKey, *parts: memoryview) -> bool:
+    def _open_again(self, half: AeadHalf, *parts: memoryview) -> bool:
         nonce, sealed, aad, plain = parts
         try:
-            key.open_(nonce, sealed, aad, plain)
+            half.open(nonce, sealed, aad, plain)
         except InvalidTag:
-            self._channel.refuse("bad-tag")
+            self.channel.refuse("bad-tag")
             return False
         return True
 
     def _check_replay(
         self,
-        key: AeadKey,
+        window: ReplayWindow,
         numbers: tuple[int, ...],
+        mask: int,
         refused: set[int],
         now: float,
     ) -> None:
         """Check one by one; add to `refused`."""
         for index, number in enumerate(numbers):
-            if index not in refused and not key.window.accept(number, now):
-                self._channel.refuse("replay")
+            if index not in refused and not window.accept(number & mask, now):
+                self.channel.refuse("replay")
                 refused.add(index)
 
-    def _layout(self, header: int, size: int) -> Layout:
-        layout = self._layouts.get((header, size))
+    def _layout(self, key: BatchKey, header: int, size: int) -> Layout:
+        where = header, key.id_size, size
+        layout = self._layouts.get(where)
         if layout is None:
             if len(self._layouts) >= _CACHED:
                 self._layouts.clear()
-            layout = self._make_layout(header, size)
-            self._layouts[header, size] = layout
+            layout = self._layouts[where] = self._make_layout(key, *where)
         return layout
 
-    def _make_layout(self, header: int, size: int) -> Layout:
-        view, id_end = self.view, header + PACKET_ID_SIZE
-        body = id_end + TAG_SIZE
+    def _make_layout(
+        self, key: BatchKey, header: int, id_size: int, size: int
+    ) -> Layout:
+        view, id_end = self.view, header + id_size
         aad = 0 if header == DATA_V2_HEADER_SIZE else header
         starts = range(0, ROWS * ROW_WIDTH, ROW_WIDTH)
-        end = size + TAG_SIZE
+        if key.tag_last:
+            body, end = id_end, size
+            nonces = [row[:NONCE_SIZE].data for row in self._nonces]
+        else:
+            body, end = id_end + TAG_SIZE, size + TAG_SIZE
+            nonces = [view[at + header :][:NONCE_SIZE] for at in starts]
+        plain = end - TAG_SIZE - body
         return (
-            [view[at + header : at + header + NONCE_SIZE] for at in starts],
+            nonces,
             [view[at + aad : at + id_end] for at in starts],
             [view[at + body : at + end] for at in starts],
-            [self._rows.packet(row, size - body) for row in range(ROWS)],
+            [self._rows.packet(row, plain) for row in range(ROWS)],
         )

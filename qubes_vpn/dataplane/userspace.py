@@ -112,16 +112,6 @@ class UserspacePlane:
         """Give the descriptor to watch for input."""
         return (self._epoll.fileno(),)
 
-    def writable(self) -> tuple[int, ...]:
-        """Give the descriptors to watch for output: none, see above."""
-        return ()
-
-    def flush(self, descriptor: int) -> None:
-        """Send what waits in the link's queue, as far as it goes."""
-        del descriptor
-        self._link.flush()
-        self._watch()
-
     def pump(self, descriptor: int, now: float) -> list[bytes]:
         """Move packets both ways; return the control packets on the way.
 

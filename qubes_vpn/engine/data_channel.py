@@ -123,18 +123,18 @@ class DataChannel:
     def count_sealed(
         self, key: DataKey, packets: int, size: int, plain: int, now: float
     ) -> None:
-        """Account for datagrams of `size` bytes with `plain` bytes inside.
+        """Account for datagrams, each `size` bytes with `plain` bytes inside.
 
         Traffic.tun_bytes is the plane's to count here: it knows a packet of
         the tunnel device from a ping.
         """
         traffic = self.traffic
         traffic.tx_packets += packets
-        traffic.tx_bytes += size
+        traffic.tx_bytes += packets * size
         traffic.tx_last = now
         traffic.key_packets = key.sent
         traffic.key_epoch = key.epoch
-        traffic.key_blocks += packets + plain // _BLOCK_SIZE
+        traffic.key_blocks += packets * (1 + plain // _BLOCK_SIZE)
 
     def open(self, datagram: bytes, now: float) -> bytes | None:
         """Authenticate and decrypt; None when there is nothing for the tun."""
@@ -232,10 +232,10 @@ class DataChannel:
         """Account for authenticated datagrams, as count_sealed does."""
         traffic = self.traffic
         traffic.rx_packets += packets
-        traffic.rx_bytes += size
+        traffic.rx_bytes += packets * size
         traffic.rx_last = now
         if key is self._slots[PRIMARY]:
-            traffic.key_blocks += packets + plain // _BLOCK_SIZE
+            traffic.key_blocks += packets * (1 + plain // _BLOCK_SIZE)
 
     def _is_ours(self, plain: memoryview) -> bool:
         """Swallow what the peers say to each other: pings and OCC."""

@@ -1,30 +1,23 @@
 """One data channel key in use: packet ids, nonces, tags, replay window.
 
-Wire layouts after the header of 1 (P_DATA_V1) or 4 bytes (P_DATA_V2):
+Wire layout of AEAD, after the header of 1 (P_DATA_V1) or 4 bytes (P_DATA_V2):
 
-    AEAD  packet id 4 | tag 16 | ciphertext
-    CBC   HMAC | IV 16 | ciphertext of (packet id 4 | payload), padded
+    packet id 4 | tag 16 | ciphertext
 
-The AEAD nonce is the packet id and the 8 bytes of the implicit IV; additional
+The nonce is the packet id and the 8 bytes of the implicit IV; additional
 data are the header, for P_DATA_V2 alone, and the packet id. Source: OpenVPN 2
 crypto.c, ssl.c (handle_data_channel_packet).
 """
 
 from typing import Final, Protocol
 
-from qubes_vpn.crypto.aead import (
-    TAG_SIZE,
-    AeadCipher,
-    InvalidTag,
-    cipher_spec,
-)
-from qubes_vpn.crypto.cbc import CbcCipher
-from qubes_vpn.crypto.iv import cbc_iv
+from qubes_vpn.crypto.aead import TAG_SIZE, InvalidTag, cipher_spec
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.replay import ReplayWindow
+from qubes_vpn.engine.aead_half import AeadHalf, Incoming
+from qubes_vpn.engine.cbc_key import CbcKey, StaticKey
 from qubes_vpn.engine.epoch_key import EpochKey
 from qubes_vpn.engine.inner import style_of
-from qubes_vpn.engine.static_key import StaticKey
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 from qubes_vpn.wire.data import (
     DATA_V2_HEADER_SIZE,
@@ -76,6 +69,35 @@ class DataKey(Protocol):
         """
 
 
+class BatchKey(DataKey, Protocol):
+    """A DataKey whose packets may be sealed and opened many at a time.
+
+    header: what every datagram that we send begins with; a wire id of
+    id_size bytes follows, and a tag and the content, or with tag_last the
+    tag behind the content. Additional data are header and wire id, from byte
+    aad_start on.
+    """
+
+    header: bytes
+    id_size: int
+    tag_last: bool
+    aad_start: int
+
+    def take_ids(self, count: int, size: int) -> tuple[AeadHalf, int, int]:
+        """Use up to `count` packet ids, for contents of `size` bytes.
+
+        Returns the cipher, the first wire id, and how many follow each other
+        from there: fewer than asked for where the cipher changes, 0 when
+        there are none any more.
+        """
+
+    def find(self, first: int, last: int) -> Incoming | None:
+        """Say what opens packets whose wire ids are first to last.
+
+        None: they have to be opened one by one.
+        """
+
+
 def make_data_key(keys: DataKeys) -> DataKey:
     """Take keys into use, in the way that their cipher and format want."""
     if keys.static:
@@ -83,8 +105,15 @@ def make_data_key(keys: DataKeys) -> DataKey:
     if keys.epoch:
         return EpochKey(keys)
     if cipher_spec(keys.cipher).kind == "cbc":
-        return CbcKey(keys)
+        return CbcKey(keys, _header(keys))
     return AeadKey(keys)
+
+
+def batch_key(key: DataKey | None) -> BatchKey | None:
+    """Give the key if it is for batches: not one that wraps its contents."""
+    if isinstance(key, (AeadKey, EpochKey)) and not key.style:
+        return key
+    return None
 
 
 def _header(keys: DataKeys) -> bytes:
@@ -94,15 +123,12 @@ def _header(keys: DataKeys) -> bytes:
 
 
 class AeadKey:
-    """A key of an AEAD cipher. A batching plane also uses its parts.
-
-    header: what every datagram that we send begins with. aad_start: 0, or 1
-    where it is no additional data. encrypt_iv, decrypt_iv: the nonces' last
-    8 bytes. seal, open_: the ciphers' own calls.
-    """
+    """A key of an AEAD cipher; a BatchKey."""
 
     bare = False
     epoch = 0
+    id_size = PACKET_ID_SIZE
+    tag_last = False
 
     def __init__(self, keys: DataKeys) -> None:
         self.key_id = keys.key_id
@@ -110,11 +136,26 @@ class AeadKey:
         self.style = style_of(keys.compression, fragment=keys.fragment)
         self.header = _header(keys)
         self.aad_start = 1 if keys.peer_id is None else 0
-        self.encrypt_iv = keys.encrypt.implicit_iv
-        self.decrypt_iv = keys.decrypt.implicit_iv
-        self.seal = AeadCipher(keys.cipher, keys.encrypt).seal
-        self.open_ = AeadCipher(keys.cipher, keys.decrypt).open
-        self.window = ReplayWindow(keys.replay_window, keys.replay_time)
+        self.outgoing = AeadHalf(keys.cipher, keys.encrypt)
+        self.incoming = Incoming(
+            AeadHalf(keys.cipher, keys.decrypt),
+            ReplayWindow(keys.replay_window, keys.replay_time),
+        )
+        self._encrypt_iv = keys.encrypt.implicit_iv
+        self._decrypt_iv = keys.decrypt.implicit_iv
+
+    def take_ids(self, count: int, size: int) -> tuple[AeadHalf, int, int]:
+        """See BatchKey."""
+        del size
+        first = self.sent + 1
+        count = min(count, PACKET_ID_MAX - self.sent)
+        self.sent += count
+        return self.outgoing, first, count
+
+    def find(self, first: int, last: int) -> Incoming | None:
+        """See BatchKey."""
+        del first, last
+        return self.incoming
 
     def seal_into(self, payload: memoryview, out: memoryview) -> int:
         """Encrypt into `out`, which must not overlap the payload.
@@ -132,8 +173,8 @@ class AeadKey:
         body = id_end + TAG_SIZE
         size = body + len(payload)
         # The cipher's tag comes last, OpenVPN's first: into its place after.
-        self.seal(
-            wire_id + self.encrypt_iv,
+        self.outgoing.seal(
+            wire_id + self._encrypt_iv,
             payload,
             prefix[self.aad_start :],
             out[body : size + TAG_SIZE],
@@ -159,63 +200,14 @@ class AeadKey:
         buffer[size : size + TAG_SIZE] = buffer[id_end:body]
         plain_size = size - body
         try:
-            self.open_(
-                wire_id + self.decrypt_iv,
+            self.incoming.half.open(
+                wire_id + self._decrypt_iv,
                 buffer[body : size + TAG_SIZE],
                 buffer[0 if header == DATA_V2_HEADER_SIZE else header : id_end],
                 out[:plain_size],
             )
         except InvalidTag:
             raise AuthenticationError("bad-tag") from None
-        if not self.window.accept(int.from_bytes(wire_id), now):
+        if not self.incoming.window.accept(int.from_bytes(wire_id), now):
             raise AuthenticationError("replay")
-        return plain_size
-
-
-class CbcKey:
-    """A key of a CBC cipher with an HMAC, for servers without AEAD."""
-
-    bare = False
-    epoch = 0
-
-    def __init__(self, keys: DataKeys) -> None:
-        self.key_id = keys.key_id
-        self.sent = 0
-        self.style = style_of(keys.compression, fragment=keys.fragment)
-        self._header = _header(keys)
-        self._iv_keys = keys.encrypt
-        self._sealer = CbcCipher(keys.cipher, keys.digest, keys.encrypt)
-        self._opener = CbcCipher(keys.cipher, keys.digest, keys.decrypt)
-        self._window = ReplayWindow(keys.replay_window, keys.replay_time)
-
-    def seal_into(self, payload: memoryview, out: memoryview) -> int:
-        """Encrypt into `out`; 0 once every packet id has been used."""
-        packet_id = self.sent + 1
-        if packet_id > PACKET_ID_MAX:
-            return 0
-        self.sent = packet_id
-        wire_id = packet_id.to_bytes(PACKET_ID_SIZE)
-        datagram = self._header + self._sealer.seal(
-            b"".join((wire_id, payload)), cbc_iv(self._iv_keys, packet_id)
-        )
-        out[: len(datagram)] = datagram
-        return len(datagram)
-
-    def open_into(
-        self,
-        buffer: memoryview,
-        size: int,
-        header: int,
-        out: memoryview,
-        now: float,
-    ) -> int:
-        """Check the HMAC, decrypt, check for replay."""
-        plain = self._opener.open(bytes(buffer[header:size]))
-        if len(plain) < PACKET_ID_SIZE:
-            raise MalformedPacketError("short-data", size)
-        packet_id = int.from_bytes(plain[:PACKET_ID_SIZE])
-        if not self._window.accept(packet_id, now):
-            raise AuthenticationError("replay")
-        plain_size = len(plain) - PACKET_ID_SIZE
-        out[:plain_size] = plain[PACKET_ID_SIZE:]
         return plain_size

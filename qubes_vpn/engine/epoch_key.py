@@ -12,15 +12,11 @@ other. Source: OpenVPN 2.7 crypto_epoch.c, crypto.c, ssl.c (init_epoch_keys).
 
 from typing import Final
 
-from qubes_vpn.crypto.aead import (
-    TAG_SIZE,
-    AeadCipher,
-    InvalidTag,
-    usage_limit,
-)
+from qubes_vpn.crypto.aead import TAG_SIZE, InvalidTag, usage_limit
 from qubes_vpn.crypto.keys import DataKeys
 from qubes_vpn.crypto.prf import epoch_keys, next_epoch
 from qubes_vpn.crypto.replay import ReplayWindow
+from qubes_vpn.engine.aead_half import AeadHalf, Incoming, blocks_of
 from qubes_vpn.engine.inner import style_of
 from qubes_vpn.errors import AuthenticationError, MalformedPacketError
 from qubes_vpn.wire.data import data_v2_header
@@ -35,47 +31,45 @@ FUTURE: Final = 4
 FOLLOWED_MAX: Final = EPOCH_MAX - FUTURE - 1
 # From this epoch on a renegotiation is due.
 EPOCH_WARN: Final = 0xF000
-_BLOCK_SIZE: Final = 16
 _PADDING_BITS: Final = 32
 
 
-class _Epoch:
+class _Epoch(AeadHalf):
     """The keys of one epoch, one direction. blocks: what they have done."""
 
-    __slots__ = ("_iv", "blocks", "cipher", "number", "secret")
+    __slots__ = ("_xor", "number", "secret")
 
     def __init__(self, number: int, secret: bytes, cipher: str) -> None:
         self.number = number
         self.secret = secret
-        keys = epoch_keys(secret, cipher)
-        self.cipher = AeadCipher(cipher, keys)
-        self._iv = int.from_bytes(keys.implicit_iv)
-        self.blocks = 0
+        super().__init__(cipher, epoch_keys(secret, cipher))
+        self._xor = int.from_bytes(self.iv)
 
     def nonce(self, wire_id: int) -> bytes:
-        return (self._iv ^ wire_id << _PADDING_BITS).to_bytes(12)
-
-    def count(self, size: int) -> None:
-        self.blocks += (size + _BLOCK_SIZE - 1) // _BLOCK_SIZE
+        return (self._xor ^ wire_id << _PADDING_BITS).to_bytes(12)
 
 
-class _Incoming:
+class _Incoming(Incoming):
     """An epoch that the peer may send in, and what came in it."""
 
-    __slots__ = ("epoch", "window")
+    __slots__ = ("epoch",)
 
     def __init__(self, epoch: _Epoch, keys: DataKeys) -> None:
         self.epoch = epoch
-        self.window = ReplayWindow(keys.replay_window, keys.replay_time)
+        window = ReplayWindow(keys.replay_window, keys.replay_time)
+        super().__init__(epoch, window)
 
 
 class EpochKey:
-    """A DataKey whose keys change as they are used.
+    """A BatchKey whose keys change as they are used.
 
     epoch: of what we send. sent: the last packet id that was used in it.
     """
 
     bare = False
+    id_size = WIRE_ID_SIZE
+    tag_last = True
+    aad_start = 0
 
     def __init__(self, keys: DataKeys) -> None:
         assert keys.peer_id is not None
@@ -83,7 +77,7 @@ class EpochKey:
         self.sent = 0
         self.style = style_of(keys.compression, fragment=keys.fragment)
         self._keys = keys
-        self._header = data_v2_header(keys.key_id, keys.peer_id)
+        self.header = data_v2_header(keys.key_id, keys.peer_id)
         self._limit = usage_limit(keys.cipher)
         self._sending = _Epoch(1, keys.encrypt.cipher_key, keys.cipher)
         first = _Epoch(1, keys.decrypt.cipher_key, keys.cipher)
@@ -99,22 +93,39 @@ class EpochKey:
 
     def seal_into(self, payload: memoryview, out: memoryview) -> int:
         """Encrypt into `out`; 0 when no packet id of any epoch is left."""
-        if self._worn_out() and self._sending.number < EPOCH_MAX:
-            self._send_in(self._sending.number + 1)
-        if self.sent >= COUNTER_MAX:
+        sending, wire_id, count = self.take_ids(1, len(payload))
+        if not count:
             return 0
-        self.sent += 1
-        sending = self._sending
-        wire_id = sending.number << COUNTER_BITS | self.sent
-        prefix = self._header + wire_id.to_bytes(WIRE_ID_SIZE)
+        prefix = self.header + wire_id.to_bytes(WIRE_ID_SIZE)
         body = len(prefix)
         size = body + len(payload) + TAG_SIZE
         out[:body] = prefix
-        sending.cipher.seal(
-            sending.nonce(wire_id), payload, prefix, out[body:size]
-        )
-        sending.count(len(payload))
+        sending.seal(sending.nonce(wire_id), payload, prefix, out[body:size])
         return size
+
+    def take_ids(self, count: int, size: int) -> tuple[_Epoch, int, int]:
+        """See BatchKey."""
+        if self._worn_out() and self._sending.number < EPOCH_MAX:
+            self._send_in(self._sending.number + 1)
+        sending = self._sending
+        count = min(count, COUNTER_MAX - self.sent)
+        if self._limit:
+            # as many as one by one would find it good for
+            left = max(self._limit - sending.blocks - self.sent, 0)
+            count = min(count, left // (blocks_of(size) + 1) + 1)
+        first = sending.number << COUNTER_BITS | self.sent + 1
+        self.sent += count
+        sending.count(size, count)
+        return sending, first, count
+
+    def find(self, first: int, last: int) -> Incoming | None:
+        """See BatchKey: an epoch that is not new, and the same of both."""
+        number = first >> COUNTER_BITS
+        if number == last >> COUNTER_BITS:
+            for known in (self._current, self._retired):
+                if known is not None and known.epoch.number == number:
+                    return known
+        return None
 
     def open_into(
         self,
@@ -126,7 +137,7 @@ class EpochKey:
     ) -> int:
         """Decrypt with the keys of the packet's epoch."""
         body = header + WIRE_ID_SIZE
-        if size <= body + TAG_SIZE or header != len(self._header):
+        if size <= body + TAG_SIZE or header != len(self.header):
             raise MalformedPacketError("short-data", size)
         wire_id = int.from_bytes(buffer[header:body])
         found = self._find(wire_id >> COUNTER_BITS)
@@ -134,7 +145,7 @@ class EpochKey:
             raise AuthenticationError("unknown-epoch")
         plain_size = size - body - TAG_SIZE
         try:
-            found.epoch.cipher.open(
+            found.epoch.open(
                 found.epoch.nonce(wire_id),
                 buffer[body:size],
                 buffer[:body],

@@ -131,7 +131,7 @@ class EngineProcess:
             if descriptor in self._session.readable():
                 self._session.on_readable(descriptor)
             if descriptor in self._session.writable():
-                self._session.on_writable(descriptor)
+                self._session.on_writable()
 
     def _on_notice(self, notice: keeper_messages.Notice) -> None:
         # in the middle of a request, maybe: looked at by the loop

@@ -117,17 +117,17 @@ class Session:
 
     def readable(self) -> tuple[int, ...]:
         """Give the descriptors to watch for input."""
+        if self.ended:
+            return ()
         if self._plane is not None:
             return tuple(self._plane.readable())
         return (self._link.fileno(),) if self._asked else ()
 
     def writable(self) -> tuple[int, ...]:
         """Give the descriptors to watch for output."""
-        if self.ended:
+        if self.ended or self._plane is not None or self._asked:
             return ()
-        if self._plane is None:
-            return () if self._asked else (self._link.fileno(),)
-        return tuple(self._plane.writable())
+        return (self._link.fileno(),)
 
     def deadline(self) -> float:
         """Give the monotonic second of the next timer."""
@@ -155,14 +155,8 @@ class Session:
         if control:
             self._drain(now)
 
-    def on_writable(self, descriptor: int) -> None:
-        """Finish a TCP connect, or send what waits."""
-        if self._plane is not None:
-            try:
-                self._plane.flush(descriptor)
-            except SessionError as error:
-                self.fail(error)
-            return
+    def on_writable(self) -> None:
+        """Finish a TCP connect."""
         number = self._link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if number:
             self._end(

@@ -67,7 +67,7 @@ def whole(packet: bytes) -> bool:
 def one_input(data: bytes) -> None:
     """Seal packets of (length 2, content) each, and pass them through."""
     SERVER.primary.sent = 0
-    CLIENT.primary.window = ReplayWindow()
+    CLIENT.primary.incoming.window = ReplayWindow()
     CLIENT.drops.clear()
     packets = []
     at = 0

@@ -13,6 +13,8 @@ from qubes_vpn.crypto.replay import ReplayWindow
 from qubes_vpn.dataplane.offload import TUN_F_USO4, OffloadPlane
 from qubes_vpn.dataplane.seal import Sealer
 from qubes_vpn.dataplane.segment import VNET, SuperPacket, finish_checksum
+from qubes_vpn.engine.cbc_key import CbcKey
+from qubes_vpn.engine.data_channel import PRIMARY
 from tests.unit.dataplane.oracle import (
     ACK,
     CWR,
@@ -23,7 +25,7 @@ from tests.unit.dataplane.oracle import (
     Packet,
     cut_written,
 )
-from tests.unit.engine.packets import channels
+from tests.unit.engine.packets import channels, key_pair
 
 ports = st.sampled_from([(5201, 40000), (443, 50001)])
 options = st.sampled_from(
@@ -60,6 +62,7 @@ class Collector:
     def __init__(self, stream=False):
         self.stream = stream
         self.sent = []
+        self.calls = 0
 
     def send(self, datagram):
         self.sent.append(bytes(datagram))
@@ -69,6 +72,7 @@ class Collector:
         parts = [bytes(run[at : at + size]) for at in range(0, len(run), size)]
         assert len(parts) == count
         self.sent += parts
+        self.calls += 1
 
 
 def as_read(packet: Packet):
@@ -90,11 +94,17 @@ def sealed(sealer: Sealer, packet: Packet) -> None:
 
 @given(
     st.lists(super_packets(), min_size=1, max_size=4),
-    st.sampled_from([None, 9]),
-    st.sampled_from(["AES-256-GCM", "CHACHA20-POLY1305"]),
+    st.sampled_from(
+        [
+            {"cipher": "AES-256-GCM", "peer_id": None},
+            {"cipher": "CHACHA20-POLY1305", "peer_id": 9},
+            {"cipher": "AES-256-GCM", "epoch": True},
+            {"cipher": "CHACHA20-POLY1305", "epoch": True},
+        ]
+    ),
 )
-def test_what_is_sealed_together_opens_one_by_one(packets, peer_id, cipher):
-    client, server = channels(cipher, peer_id=peer_id)
+def test_what_is_sealed_together_opens_one_by_one(packets, fields):
+    client, server = channels(**fields)
     link = Collector()
     sealer = Sealer(link, client)
     for packet in packets:
@@ -115,14 +125,37 @@ def test_what_is_sealed_together_opens_one_by_one(packets, peer_id, cipher):
         {"cipher": "AES-256-GCM", "compression": "stub"},
     ],
 )
-def test_keys_that_are_not_for_batches(fields):
+@pytest.mark.parametrize("stream", [False, True])
+def test_keys_that_are_not_for_batches_share_a_call(fields, stream):
     client, server = channels(**fields)
-    link = Collector()
+    link = Collector(stream)
     sealer = Sealer(link, client)
-    packet = Packet(content(5000, 1), mss=1400)
+    packet = Packet(content(60_000, 1), mss=1400)
     sealed(sealer, packet)
     sealer.flush()
-    assert [server.open(each, 1.0) for each in link.sent] == packet.cut()
+    if not stream:
+        assert link.calls == 1
+        assert [server.open(each, 1.0) for each in link.sent] == packet.cut()
+
+
+@given(
+    st.lists(super_packets(), min_size=1, max_size=4),
+    st.integers(5, 30_000),
+)
+def test_an_epoch_wears_out_at_the_same_packet(packets, limit):
+    """Together as one by one: the same ids, in the same epochs."""
+    client, server = channels(epoch=True)
+    singly, _ = channels(epoch=True)
+    for channel in (client, singly, server):
+        channel.primary._limit = limit
+    link = Collector()
+    sealer = Sealer(link, client)
+    for packet in packets:
+        sealed(sealer, packet)
+    sealer.flush()
+    expected = [part for packet in packets for part in packet.cut()]
+    assert link.sent == [singly.seal(each, 1.0) for each in expected]
+    assert client.traffic == singly.traffic
 
 
 def test_a_batch_never_reuses_a_packet_id():
@@ -174,18 +207,27 @@ class Down:
             each.close()
 
 
-@pytest.fixture(scope="module")
-def down():
+KINDS = {
+    "aead": {},
+    "epoch": {"epoch": True},
+    "cbc": {"cipher": "AES-128-CBC", "digest": "SHA256"},
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def down(request):
+    pair = key_pair(**KINDS[request.param])
     client, server = channels()
+    client.pair = pair
     end = Down(client)
     yield end, client, server
     end.close()
 
 
 def renew(client, server):
-    """Fresh replay windows and counts, for each example."""
-    server.primary.sent = 0
-    client.primary.window = ReplayWindow()
+    """Fresh keys and counts, for each example."""
+    for channel, keys in zip((client, server), client.pair, strict=True):
+        channel.install(PRIMARY, keys)
     client.drops.clear()
     client.traffic.restart()
 
@@ -256,6 +298,23 @@ def test_udp_is_not_joined_where_the_kernel_cannot_cut_it():
     end.close()
 
 
+def forged_slug(channel):
+    return "bad-hmac" if isinstance(channel.primary, CbcKey) else "bad-tag"
+
+
+def test_forged_datagrams_alone_keep_nothing_alive(down):
+    end, client, server = down
+    renew(client, server)
+    client.traffic.rx_last = 0.5
+    forged = [
+        server.seal(each, 1.0)[:-1] + b"?"
+        for each in Packet(content(10_000, 4), mss=1000).cut()
+    ]
+    assert end.receive(forged) == []
+    assert client.traffic.rx_last == 0.5
+    assert client.traffic.decrypt_failures == 10
+
+
 @pytest.mark.parametrize("at", [0, 3, 9])
 def test_a_forged_datagram_in_a_batch_costs_itself_alone(down, at):
     end, client, server = down
@@ -270,7 +329,7 @@ def test_a_forged_datagram_in_a_batch_costs_itself_alone(down, at):
     expected = flow.cut()
     del expected[at]
     assert came == expected
-    assert client.drops == {"bad-tag": 1}
+    assert client.drops == {forged_slug(server): 1}
     assert client.traffic.decrypt_failures == 1
 
 
@@ -316,10 +375,12 @@ def test_control_packets_pings_and_noise_among_data(down):
     assert came == flow.cut()
     assert end.control == [b"\x20control", b"\x20more"]
     assert client.traffic.ping_seen
+    forged = forged_slug(server)
+    short = forged if forged == "bad-hmac" else "short-data"
     assert client.drops == {
         "not-data": 1,
         "not-ip": 1,
-        "short-data": 1,
+        short: 1,
         "unknown-key": 1,
     }
 
@@ -474,8 +535,8 @@ def test_the_floor_of_cryptography_is_enough():
     client, server = channels()
     for channel, ours, theirs in ((client, 10, 20), (server, 20, 10)):
         key = channel.primary
-        key.seal = copying(AESGCM(bytes([ours]) * 32).encrypt)
-        key.open_ = copying(AESGCM(bytes([theirs]) * 32).decrypt)
+        key.outgoing.seal = copying(AESGCM(bytes([ours]) * 32).encrypt)
+        key.incoming.half.open = copying(AESGCM(bytes([theirs]) * 32).decrypt)
     link = Collector()
     sealer = Sealer(link, client)
     flow = Packet(content(20_500, 16), mss=1000)
@@ -486,3 +547,29 @@ def test_the_floor_of_cryptography_is_enough():
     end.close()
     assert [p for each in written for p in cut_written(each)] == flow.cut()
     assert not server.drops
+
+
+@given(arrivals(), st.integers(20, 30_000), st.booleans())
+def test_epochs_that_change_in_a_batch(packets, limit, twice):
+    """What comes in several epochs, to rows as to one by one."""
+    client, server = channels(epoch=True)
+    singly, _ = channels(epoch=True)
+    server.primary._limit = limit
+    datagrams = [server.seal(each, 1.0) for each in packets]
+    datagrams += datagrams[:5] * twice
+    end = Down(client)
+    try:
+        written = end.receive(datagrams)
+        blocks = _blocks(client.primary)
+    finally:
+        end.close()
+    came = [part for each in written for part in cut_written(each)]
+    opened = [singly.open(each, 1.0) for each in datagrams]
+    assert came == [each for each in opened if each is not None]
+    assert client.drops == singly.drops
+    assert client.traffic == singly.traffic
+    assert blocks == _blocks(singly.primary)
+
+
+def _blocks(key):
+    return key._current.epoch.number, key._current.epoch.blocks

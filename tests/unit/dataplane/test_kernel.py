@@ -1,6 +1,7 @@
 """The kernel's plane, with a keeper that answers and a link that is ours."""
 
 import contextlib
+import select
 import socket
 import threading
 from dataclasses import replace
@@ -89,7 +90,8 @@ def test_control_packets_come_from_the_link(plane, link):
     data, control = b"\x48" + b"d" * 30, b"\x20" + b"c" * 30
     for packet in (data, control, data):
         link[1].send(packet)
-    assert plane.readable() == (link[0].fileno(),)
+    (descriptor,) = plane.readable()
+    assert select.select([descriptor], [], [], 10)[0]
     assert plane.pump(link[0].fileno(), 1.0) == [control]
     assert dict(plane.counters().drops) == {"before-keys": 2}
     plane.send_control(control)
@@ -212,6 +214,29 @@ def test_a_stream_goes_on_in_mid_packet(keeper):
         theirs.send(b"fg")
         packets = [bytes(b[:n]) for b, n in following.packets(64)]
         assert packets == [b"\x20defg"]
+
+
+def test_what_a_full_stream_keeps_is_sent_when_there_is_room(keeper):
+    ours, theirs = (each for each in _tcp_pair())
+    with ours, theirs:
+        ours.setblocking(False)
+        theirs.setblocking(False)
+        plane = KernelPlane(
+            keeper[0], ours, DataChannel(Traffic()), stream=True
+        )
+        (descriptor,) = plane.readable()
+        count = 0
+        while not plane.link.waiting:
+            plane.send_control(b"\x20" + bytes(60_000))
+            count += 1
+        missing = count * 60_003
+        while missing:
+            if select.select([descriptor], [], [], 0)[0]:
+                assert plane.pump(descriptor, 1.0) == []
+            with contextlib.suppress(BlockingIOError):
+                missing -= len(theirs.recv(1 << 20))
+        plane.pump(descriptor, 1.0)
+        assert not select.select([descriptor], [], [], 0)[0], "never at rest"
 
 
 def _tcp_pair():
