@@ -72,6 +72,9 @@ def run_verb(args: argparse.Namespace, world: World) -> int:
 def describe(status: dict[str, Any]) -> Iterator[str]:
     """Give the lines of a status, for a person."""
     yield f"phase      {status['phase']}"
+    if status["stopped"]:
+        yield f"stopped    nothing is forwarded: {status['stopped']}"
+        yield f"           it goes on after {status['resumes_in']} s of peace"
     reason = status["reason"]
     if reason["text"]:
         yield f"reason     {reason['code']} {reason['text']}".rstrip()

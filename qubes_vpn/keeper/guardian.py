@@ -3,8 +3,11 @@
 It hears of every change of the ruleset, of links, addresses, routes and
 rules, and compares whole states (rules, policies, flags, elements), not
 existence. What differs is put back at once, with the name of the one who
-changed it where the kernel tells. It does not fight for ever: somebody who
-keeps undoing it gets a machine that forwards nothing.
+changed it where the kernel tells.
+
+It does not fight for ever: somebody who keeps undoing it gets a machine that
+forwards nothing, closed and looked at once a second, until nobody has touched
+it for a minute.
 """
 
 import contextlib
@@ -27,12 +30,14 @@ POLL_S: Final = 5.0
 # More repairs than this within the time: somebody fights us.
 FIGHT_REPAIRS: Final = 20
 FIGHT_S: Final = 10.0
-REST_S: Final = 30.0
+QUIET_S: Final = 60.0
 _TRIES: Final = 5
 _TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
 AGENT_CHAIN: Final = "agent-chain"
 SETTINGS: Final = "settings"
 DEVICE: Final = "device"
+# What no listing is like.
+_UNKNOWN: Final[dict[str, Any]] = {FILTER: [], UPLINK: []}
 
 
 class Guardian:
@@ -46,7 +51,6 @@ class Guardian:
         self._expected: dict[str, Any] = {}
         self._addresses = self._layers.uplink_addresses()
         self._repaired: deque[float] = deque()
-        self._rest_until = 0.0
         self._poll_at = 0.0
 
     def attach(self) -> None:
@@ -59,21 +63,30 @@ class Guardian:
     def expect(self) -> None:
         """Take what is loaded now as what has to be there.
 
-        Sure of it only if no transaction of another came since ours began:
-        otherwise the tables are made anew.
+        Sure of it only if no transaction of another came since the last look:
+        otherwise the tables are made anew. Still not sure: nothing is
+        forwarded.
         """
+        self._expected = _UNKNOWN
         for _ in range(_TRIES):
-            self._expected = self._dump()
+            found = self._dump()
             if self._layers.settled():
+                self._expected = found
                 return
-            self._layers.begin()
+            self._layers.trust(self._layers.generation())
             self._layers.repair_filter()
             self._layers.repair_uplink()
+        self._stop("the ruleset changes faster than it is read")
 
     def check(self, culprit: str = "") -> None:
-        """Compare everything, and put back what differs."""
-        if clock.monotonic() < self._rest_until:
-            return
+        """Compare everything, and put back what differs.
+
+        Stopped, it is not the changes that give the pace.
+        """
+        if not self._layers.stopped:
+            self._check(culprit)
+
+    def _check(self, culprit: str = "") -> None:
         try:
             self._check_tables(culprit)
             self._check_accepts(culprit)
@@ -84,8 +97,7 @@ class Guardian:
             if changed:
                 self._report(SETTINGS, ", ".join(changed), "")
         except OsRefusedError as error:
-            self._keeper.notice(messages.Repaired("none", str(error)[:200]))
-            self._keeper.fail_closed()
+            self._stop(str(error))
 
     # --- what is heard
 
@@ -109,9 +121,11 @@ class Guardian:
 
     def _on_tick(self) -> None:
         now = clock.monotonic()
-        if now >= self._poll_at:
+        if self._layers.stopped:
+            self._wait_for_quiet()
+        elif now >= self._poll_at:
             self._poll_at = now + POLL_S
-            self.check()
+            self._check()
 
     # --- what is compared
 
@@ -126,11 +140,12 @@ class Guardian:
             FILTER: self._layers.repair_filter,
             UPLINK: self._layers.repair_uplink,
         }
+        generation = self._layers.generation()
         found = self._dump()
+        self._layers.trust(generation)
         wrong = [name for name in found if found[name] != self._expected[name]]
         if not wrong:
             return
-        self._layers.begin()
         for layer in wrong:
             repairs[layer]()
         self.expect()
@@ -163,7 +178,6 @@ class Guardian:
         addresses = self._layers.uplink_addresses()
         if addresses != self._addresses:
             self._addresses = addresses
-            self._layers.begin()
             self._layers.apply_uplink()
             self._layers.apply_filter()
             self.expect()
@@ -173,6 +187,9 @@ class Guardian:
     def _report(self, layer: str, what: str, culprit: str) -> None:
         self._keeper.repairs += 1
         self._keeper.culprit = culprit or self._keeper.culprit
+        if self._layers.stopped:
+            self._wait_again()
+            return
         self._keeper.notice(messages.Repaired(layer, what[:200], culprit))
         now = clock.monotonic()
         self._repaired.append(now)
@@ -180,8 +197,36 @@ class Guardian:
             self._repaired.popleft()
         if len(self._repaired) > FIGHT_REPAIRS:
             self._repaired.clear()
-            self._rest_until = now + REST_S
-            self._layers.forwarding_off()
-            self._keeper.notice(
-                messages.Repaired("none", "given up: forwarding off", culprit)
-            )
+            self._stop(f"the {layer} is changed again and again")
+
+    # --- when it cannot be kept
+
+    def _stop(self, why: str) -> None:
+        """Forward nothing, and close, until it has been quiet."""
+        self._layers.forwarding_off()
+        self._wait_again()
+        if not self._keeper.stopped:
+            self._tell_stopped(why)
+            self._keeper.fail_closed()
+
+    def _wait_for_quiet(self) -> None:
+        """Look once a second; what had to be repaired starts the wait anew."""
+        if not self._keeper.stopped:  # the layers themselves have failed
+            self._wait_again()
+            self._tell_stopped(self._keeper.culprit)
+        self._layers.forwarding_off()  # if somebody has turned it on
+        self._check()
+        if clock.monotonic() >= self._keeper.resume_at:
+            with contextlib.suppress(OsRefusedError):
+                self._layers.forwarding_on()
+                self._keeper.stopped, self._keeper.resume_at = "", 0.0
+                self._keeper.notice(messages.ForwardingChanged())
+
+    def _wait_again(self) -> None:
+        self._keeper.resume_at = clock.monotonic() + QUIET_S
+
+    def _tell_stopped(self, why: str) -> None:
+        culprit = self._keeper.culprit
+        by = f", last by {culprit}" if culprit and culprit != why else ""
+        self._keeper.stopped = f"{why}{by}"[:200]
+        self._keeper.notice(messages.ForwardingChanged(self._keeper.stopped))

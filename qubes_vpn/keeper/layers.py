@@ -66,8 +66,11 @@ class Layers:
         self._defines = firewall.defines(uplink_name, gid)
         self._conntrack: Conntrack | None = None
         self._generations = Generations()
-        self._generation = 0
-        self.disturbed = False
+        # up to this generation everything was made or looked at by us
+        self._known = 0
+        self._uplink_text = ""
+        self.stopped = False
+        self._forwarded: set[str] = set()
 
     # --- what is there
 
@@ -164,7 +167,6 @@ class Layers:
 
     def apply(self, wanted: Wanted) -> None:
         """Go to a state. OsRefusedError: it is closed now instead."""
-        self.begin()
         closing = wanted.openness < self.wanted.openness
         self.wanted = wanted
         try:
@@ -175,7 +177,7 @@ class Layers:
 
     def reset(self) -> None:
         """Make every layer anew, closed. OsRefusedError."""
-        self.begin()
+        self.trust(self.generation())
         self.wanted = Wanted()
         try:
             self.repair_filter()
@@ -214,8 +216,11 @@ class Layers:
             self.apply_filter()
 
     def apply_filter(self) -> None:
-        """Bring the loaded filter to the wanted phase."""
-        self._load(firewall.change(*self._state()))
+        """Bring the filter to the wanted phase; anew if others were there."""
+        if self.settled():
+            self._load(firewall.change(*self._state()))
+        else:
+            self.repair_filter()
 
     def repair_filter(self) -> None:
         """Make the filter anew in the wanted phase, whatever is there."""
@@ -253,11 +258,19 @@ class Layers:
             )
 
     def apply_uplink(self) -> None:
-        """Bring the filter of the uplink to the wanted phase."""
-        if self.nft.list_table(uplink.TABLE) is None:
+        """Bring the uplink's filter to the wanted phase, as `apply_filter`.
+
+        A change that changes nothing makes no generation, and one of others
+        could be taken for it: it is not made.
+        """
+        there = self.nft.list_table(uplink.TABLE) is not None
+        if not (there and self.settled()):
             self.repair_uplink()
             return
-        self._load(uplink.change(*self._state()))
+        text = uplink.change(*self._state())
+        if text != self._uplink_text:
+            self._load(text)
+            self._uplink_text = text
 
     def repair_uplink(self) -> None:
         """Make the filter of the uplink anew, whatever is there.
@@ -265,8 +278,11 @@ class Layers:
         A kernel that wants the device first has nothing to filter while it
         is away, and nothing can be opened then.
         """
+        state = self._state()
+        self._uplink_text = ""
         try:
-            self._load(uplink.render(*self._state()))
+            self._load(uplink.render(*state))
+            self._uplink_text = uplink.change(*state)
         except OsRefusedError:
             away = self.rtnl.link(self.uplink_name) is None
             if not away or self.wanted.openness:
@@ -290,12 +306,23 @@ class Layers:
 
     def forwarding_off(self) -> None:
         """Stop all forwarding: the last thing that can be done."""
+        self.stopped = True
         for path in sysctls.FORWARDING:
             with contextlib.suppress(OsRefusedError):
-                sysctl.write(path, 0)
+                if sysctl.wrong(path, 0):
+                    sysctl.write(path, 0)
+                    self._forwarded.add(path)
         # clearing ip_forward has set accept_redirects
         with contextlib.suppress(OsRefusedError):
             self.apply_settings()
+
+    def forwarding_on(self) -> None:
+        """Give back the forwarding that `forwarding_off` took."""
+        for path in self._forwarded:
+            sysctl.write(path, 1)
+        self._forwarded.clear()
+        self.stopped = False
+        self.apply_settings()
 
     def forget_connections(self) -> None:
         """Delete what conntrack knows: nothing goes on under old rules."""
@@ -307,26 +334,24 @@ class Layers:
         wanted = self.wanted
         return wanted.phase, self.uplink_addresses(), wanted.resolver
 
-    def begin(self) -> None:
-        """Start to notice transactions of others between ours."""
-        self._generation = self._generations.current()
-        self.disturbed = False
+    def generation(self) -> int:
+        """Give the ruleset's generation, to `trust` what is seen after it."""
+        return self._generations.current()
+
+    def trust(self, generation: int) -> None:
+        """Take all that others did up to here as looked at, or made anew."""
+        self._known = generation
 
     def settled(self) -> bool:
-        """Tell whether all transactions since `begin` were ours."""
-        return (
-            not self.disturbed
-            and self._generations.current() == self._generation
-        )
+        """Tell whether nobody made a transaction that was not looked at."""
+        return self.generation() == self._known
 
     def _load(self, text: str) -> None:
-        before = self._generations.current()
+        before = self.generation()
         self.nft.load(self._defines + text)
-        after = self._generations.current()
-        # one transaction, one generation
-        ours = before == self._generation and after == before + 1
-        self.disturbed |= not ours
-        self._generation = after
+        # one transaction, one generation: any other number stays unknown
+        if before == self._known and self.generation() == before + 1:
+            self._known = before + 1
 
     def _has_agent_chain(self, table: str) -> bool:
         items = self.nft.list_table(table) or ()

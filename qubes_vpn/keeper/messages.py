@@ -274,6 +274,8 @@ class KeeperStatus:
     """What is in force, by the keeper's own knowledge.
 
     repairs: how often the guardian undid a change by somebody else.
+    stopped: why nothing is forwarded at all, or "". resumes_in: the seconds
+    without another change after which it goes on by itself.
     """
 
     phase: str
@@ -283,6 +285,8 @@ class KeeperStatus:
     lock: tuple[str, ...] = ()
     repairs: int = 0
     culprit: str = ""
+    stopped: str = ""
+    resumes_in: int = 0
 
 
 # --- notices to the agent (seq 0) -------------------------------------------
@@ -310,6 +314,13 @@ class Repaired:
     layer: str
     what: str
     culprit: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardingChanged:
+    """Nothing is forwarded any more, or again. reason: why not; "": it is."""
+
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,5 +372,10 @@ EngineRequest: TypeAlias = (
 )
 Reply: TypeAlias = Done | Refused | TunOpened | PeerCounters | KeeperStatus
 Notice: TypeAlias = (
-    PhaseChanged | EngineLost | Repaired | DnsChanged | PeerEvent
+    PhaseChanged
+    | EngineLost
+    | Repaired
+    | ForwardingChanged
+    | DnsChanged
+    | PeerEvent
 )

@@ -72,6 +72,9 @@ class Keeper:
         self.layers = layers
         self.repairs = 0
         self.culprit = ""
+        # why nothing is forwarded, and when it will be again
+        self.stopped = ""
+        self.resume_at = 0.0
         self.on_applied: Callable[[], None] = lambda: None
         self.on_tick: Callable[[], None] = lambda: None
         self._tun = self._device = device
@@ -387,6 +390,8 @@ class Keeper:
             lock=self.layers.lock(),
             repairs=self.repairs,
             culprit=self.culprit,
+            stopped=self.stopped,
+            resumes_in=max(0, round(self.resume_at - clock.monotonic())),
         ), []
 
     # --- requests of the engine

@@ -110,6 +110,7 @@ class Agent:
         self._candidates: tuple[messages.Candidate, ...] = ()
         self._phase = "blocked"
         self._repairs, self._culprit = 0, ""
+        self._stopped, self._resumes_in = "", 0
         self._report = messages.Report("wait")
         self._prompt: messages.Prompt | None = None
         self._prompt_until = 0.0
@@ -330,6 +331,7 @@ class Agent:
             return
         if isinstance(reply, keeper_messages.KeeperStatus):
             self._repairs, self._culprit = reply.repairs, reply.culprit
+            self._stopped, self._resumes_in = reply.stopped, reply.resumes_in
             if self._phase == "connected":
                 self._backoff = RESTART_FIRST_S
 
@@ -346,6 +348,11 @@ class Agent:
                 self._repairs += 1
                 self._culprit = culprit
                 self._say("QV-404", f"{layer}: {what} undone ({culprit})")
+            case keeper_messages.ForwardingChanged(reason):
+                self._stopped = reason
+                what = f"nothing is forwarded: {reason}"
+                self._say("QV-405", what if reason else "forwarding goes on")
+                self._changed()
             case keeper_messages.DnsChanged():
                 self.on_dns(notice)
             case keeper_messages.PeerEvent():
@@ -543,6 +550,8 @@ class Agent:
             else None,
             "repairs": self._repairs,
             "culprit": self._culprit,
+            "stopped": self._stopped,
+            "resumes_in": self._resumes_in,
         }
 
     def _shut_down(self) -> None:

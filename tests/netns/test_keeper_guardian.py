@@ -131,19 +131,59 @@ def test_what_is_not_ours_is_left_alone(lab, rig):
     assert "chain c" in rig.nft("list", "table", "ip", "other")
 
 
+def forwards(lab):
+    found = lab.vpn.run(["sysctl", "-n", "net.ipv4.ip_forward"]).stdout
+    return found == "1\n"
+
+
+def fight(lab):
+    for _ in range(60):
+        lab.vpn.nft(BY_NFT["policy"])
+        if not forwards(lab):
+            return
+    pytest.fail("it fights for ever")
+
+
 def test_somebody_who_fights_gets_no_forwarding(lab, rig):
     with Flood(lab.app(1)) as flood, lab.capture(ALLOWED) as capture:
         flood.wait_echoes(3)
-        for _ in range(60):
-            lab.vpn.nft(BY_NFT["policy"])
-            forwarding = lab.vpn.run(["sysctl", "-n", "net.ipv4.ip_forward"])
-            if forwarding.stdout == "0\n":
-                break
-        else:
-            pytest.fail("it fights for ever")
+        fight(lab)
         flood.wait_sent(20)
     assert capture.report().leaks == ()
-    assert rig.status.culprit.startswith("nft (process ")
+    status = rig.status
+    assert status.phase == "blocked"
+    assert status.culprit.startswith("nft (process ")
+    assert status.stopped.endswith(f"last by {status.culprit}")
+    assert rig.wait_notice(messages.ForwardingChanged).reason == status.stopped
+    assert 0 < status.resumes_in <= 60
+
+
+def test_after_a_quiet_time_it_goes_on(lab):
+    """Closed meanwhile, whatever is tried; then the tunnel as before."""
+    quiet = 3  # for the shipped minute
+    lock(lab)
+    with Rig(lab, quiet=quiet) as rig, Flood(lab.app(1)) as flood:
+        rig.connect()
+        flood.wait_echoes(3)
+        with lab.capture(ALLOWED) as capture:
+            fight(lab)
+            rig.kill_engine()
+            for _ in range(10 * quiet):
+                lab.vpn.nft(BY_NFT["policy"])
+                lab.vpn.sysctl({"ipv4/ip_forward": 1})
+                time.sleep(0.2)
+            wait(lambda: not forwards(lab), "forwarding is off once more")
+            assert rig.status.stopped
+            rig.connect()  # what the client does at once
+            wait(lambda: not rig.status.stopped, "an end of it")
+            flood.wait_echoes(3)
+        assert capture.report().leaks == ()
+        assert forwards(lab)
+        chain = rig.nft("list", "chain", "inet", "qubes_vpn", "forward")
+        assert "policy drop" in chain
+        # and once more, as the first time
+        fight(lab)
+        assert rig.status.stopped
 
 
 def test_a_race_with_the_keeper_is_not_taken_for_ours(lab, rig):
