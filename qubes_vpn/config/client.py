@@ -12,6 +12,7 @@ from qubes_vpn.config.tunnel import (
     DnsOptions,
     cipher_name,
     framing,
+    mssfix_of,
     routes,
 )
 from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
@@ -309,7 +310,6 @@ def _pull_filters(doc: Document) -> tuple[tuple[str, str], ...]:
 
 def _sizes(doc: Document) -> dict[str, Any]:
     mtu = doc.value("tun-mtu", 1500)
-    mssfix = doc.last("mssfix")
     framed = doc.all("compress") + doc.all("comp-lzo")
     allowed = trust.one_of(
         doc,
@@ -327,7 +327,8 @@ def _sizes(doc: Document) -> dict[str, Any]:
         "tun_mtu": mtu,
         "tun_mtu_max": max(mtu, doc.value("tun-mtu-max", 1600)),
         "link_mtu": doc.value("link-mtu", 0),
-        "mssfix": mssfix.value(0, AUTO) if mssfix else AUTO,
+        "mssfix": doc.value("mssfix", AUTO),
+        "mssfix_of": mssfix_of(doc),
         "fragment": doc.value("fragment", 0),
         "max_packet_size": doc.value("max-packet-size", 1250),
         "sndbuf": doc.value("sndbuf", 0),

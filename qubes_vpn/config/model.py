@@ -17,7 +17,8 @@ class Remote:
 
     host: a name or an address. proto: udp or tcp. family: 4, 6 or 0 (any).
     proxy: HTTP or SOCKS, before the server, or None. control_wrap: of its
-    connection block, where that has one of its own.
+    connection block, where that has one of its own. mssfix_of: what its size
+    is of; "" the link's payload, mtu the link's packet, fixed the inner one.
     """
 
     host: str
@@ -30,6 +31,7 @@ class Remote:
     lport: int = 0
     local: str = ""
     mssfix: int | None = None
+    mssfix_of: str = "mtu"
     tun_mtu: int | None = None
     fragment: int = 0
     control_wrap: "ControlWrapKey | None" = None
@@ -182,6 +184,7 @@ class ClientProfile:
     tun_mtu_max: int = 1600
     link_mtu: int = 0
     mssfix: int = -1
+    mssfix_of: str = "mtu"
     fragment: int = 0
     max_packet_size: int = 1250
     sndbuf: int = 0
@@ -217,8 +220,9 @@ class TunnelSettings:
 
     All values are checked. ifconfig4 and ifconfig6: our address with its
     prefix. peer4: the other end in topology p2p or net30. mtu: of the
-    device, in bytes. mssfix: 0 (off) or the outer size in bytes. path_mtu:
-    the largest inner packet that the path carries, 0 for any.
+    device, in bytes. mssfix: 0 (off) or the size in bytes of what mssfix_of
+    says (as Remote's). path_mtu: the largest inner packet that the path
+    carries, 0 for any.
     cipher: negotiated. peer_id: 24 bits, or None (P_DATA_V1).
     default4, default6: the server carries everything. refused: options
     that were not applied, with the reason, for status.
@@ -230,6 +234,7 @@ class TunnelSettings:
     topology: str = "net30"
     mtu: int = 1500
     mssfix: int = 1492
+    mssfix_of: str = "mtu"
     path_mtu: int = 0
     routes: tuple[TunnelRoute, ...] = ()
     default4: bool = False

@@ -63,7 +63,7 @@ def _settings(push: Push, outside: Outside) -> TunnelSettings:
         notices = exit_notify.value(0, 1)
     return TunnelSettings(
         mtu=_mtu(push, fields),
-        mssfix=_mssfix(push),
+        **_mssfix(push),
         cipher=_cipher(push),
         digest=ours.auth,
         ping=push.value("ping", ours.ping),
@@ -102,11 +102,14 @@ def _mtu(push: Push, fields: dict[str, Any]) -> int:
     return mtu
 
 
-def _mssfix(push: Push) -> int:
-    own = push.remote.mssfix
-    if own is None:
-        own = push.profile.mssfix
-    return own if own >= 0 else MSSFIX_DEFAULT
+def _mssfix(push: Push) -> dict[str, Any]:
+    remote, profile = push.remote, push.profile
+    size, of = profile.mssfix, profile.mssfix_of
+    if remote.mssfix is not None:
+        size, of = remote.mssfix, remote.mssfix_of
+    if size < 0:
+        size, of = MSSFIX_DEFAULT, "mtu"
+    return {"mssfix": size, "mssfix_of": of}
 
 
 def _compression(push: Push) -> str:
@@ -120,7 +123,7 @@ def _compression(push: Push) -> str:
         push.refuse_item(item, str(error))
         return own
     off = item.row.name == "comp-lzo" and item.value(0) == "no"
-    plain = off or pushed.startswith("stub") or not pushed
+    plain = off or pushed in {"", "swap", "stub-v2"}
     if pushed == "lz4-v2-rx" and push.profile.allow_compression == "no":
         return "stub-v2"  # the same, as long as nothing is compressed
     if not plain and push.profile.allow_compression == "no":

@@ -20,7 +20,7 @@ from qubes_vpn.config.server_model import (
     ServerProfile,
     TokenOptions,
 )
-from qubes_vpn.config.tunnel import TOPOLOGIES, Network, routes
+from qubes_vpn.config.tunnel import TOPOLOGIES, Network, mssfix_of, routes
 from qubes_vpn.config.values import netmask
 from qubes_vpn.wire.keyfile import AUTH_TOKEN_SERVER, parse_server_key
 
@@ -57,6 +57,7 @@ def build(doc: Document) -> ServerProfile:
         dev=doc.value("dev", "tun"),
         tun_mtu=doc.value("tun-mtu", 1500),
         mssfix=doc.value("mssfix", client.AUTO),
+        mssfix_of=mssfix_of(doc),
         max_packet_size=doc.value("max-packet-size", 1250),
         sndbuf=doc.value("sndbuf", 0),
         rcvbuf=doc.value("rcvbuf", 0),

@@ -137,6 +137,7 @@ class ServerProfile:
     replay_time: int = 15
     tun_mtu: int = 1500
     mssfix: int = -1
+    mssfix_of: str = "mtu"
     max_packet_size: int = 1250
     sndbuf: int = 0
     rcvbuf: int = 0

@@ -10,7 +10,7 @@ from ipaddress import (
 )
 from typing import Final
 
-from qubes_vpn.config.document import Item
+from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.values import ADDRESS_BITS, Address, domain
 
 Network = IPv4Network | IPv6Network
@@ -33,7 +33,7 @@ TOPOLOGIES: Final = ("net30", "p2p", "subnet")
 # ever send uncompressed packets.
 FRAMINGS: Final = {
     "": "",
-    "stub": "stub",
+    "stub": "swap",
     "stub-v2": "stub-v2",
     "migrate": "",
     "lzo": "lzo-rx",
@@ -237,6 +237,14 @@ def is_usable(address: IPv4Address | IPv6Address) -> bool:
     )
 
 
+def mssfix_of(doc: Document) -> str:
+    """Give what the size of `mssfix` is the size of, as Remote has it."""
+    item = doc.last("mssfix")
+    if item is None or not item.values:
+        return "mtu"
+    return str(item.value(1, ""))
+
+
 def framing(item: Item) -> str:
     """Give the packet framing that `compress` or `comp-lzo` asks for.
 
@@ -251,4 +259,4 @@ def framing(item: Item) -> str:
     if word not in FRAMINGS and word is not None:
         message = f"compress: unknown algorithm {word[:32]}"
         raise ValueError(message)
-    return "stub" if word is None else FRAMINGS[word]
+    return FRAMINGS[word or "stub"]

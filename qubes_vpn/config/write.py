@@ -32,7 +32,7 @@ _DEFAULT: Final = {
     one.name: one.default for one in fields(ClientProfile) if one.default
 }
 _COMPRESS: Final = {
-    "stub": "compress",
+    "swap": "compress",
     "stub-v2": "compress stub-v2",
     "lzo-rx": "compress lzo",
     "lz4-rx": "compress lz4",
@@ -51,7 +51,6 @@ _NUMBERS: Final = (
     ("reneg-pkts", "reneg_pkts"),
     ("link-mtu", "link_mtu"),
     ("fragment", "fragment"),
-    ("mssfix", "mssfix"),
     ("max-packet-size", "max_packet_size"),
     ("sndbuf", "sndbuf"),
     ("rcvbuf", "rcvbuf"),
@@ -101,6 +100,12 @@ def _line(*words: object) -> str:
     return " ".join(quoted(str(word)) for word in words)
 
 
+def _mssfix(of: Remote | ClientProfile) -> Iterator[str]:
+    size = of.mssfix
+    if size is not None and size >= 0:
+        yield _line("mssfix", size, *filter(None, [of.mssfix_of]))
+
+
 class _Writer:
     """Writes the parts of a profile as lines."""
 
@@ -141,12 +146,12 @@ class _Writer:
             ("explicit-exit-notify", remote.explicit_exit_notify or None),
             ("lport", remote.lport or None),
             ("local", remote.local or None),
-            ("mssfix", remote.mssfix),
             ("tun-mtu", remote.tun_mtu),
             ("fragment", remote.fragment or None),
         ):
             if value is not None:
                 yield _line(name, value)
+        yield from _mssfix(remote)
         if remote.proxy:
             yield from self._proxy(remote.proxy)
         if remote.control_wrap:
@@ -202,6 +207,7 @@ class _Writer:
         yield _line("connect-retry", *profile.connect_retry)
         yield _line("reneg-sec", profile.reneg_sec, profile.reneg_sec_min)
         yield _line("inactive", profile.inactive, profile.inactive_bytes)
+        yield from _mssfix(profile)
         yield _line("replay-window", profile.replay_window, profile.replay_time)
 
     def network(self, profile: ClientProfile) -> Iterator[str]:

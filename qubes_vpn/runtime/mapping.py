@@ -41,7 +41,11 @@ def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
     most = min(settings.mtu, settings.path_mtu or settings.mtu)
     if not settings.mssfix:
         return most
-    room = settings.mssfix - outer_header(endpoint) - overhead(settings)
+    room = settings.mssfix
+    if settings.mssfix_of != "fixed":
+        room -= overhead(settings)
+    if settings.mssfix_of == "mtu":
+        room -= outer_header(endpoint)
     return min(most, room)
 
 

@@ -15,7 +15,8 @@ TABLE: Final = "inet qubes_vpn_server"
 # OpenVPN's default, as the size of outer packets; and the most that is
 # around an inner one: IPv6, UDP or a frame in TCP, data header, id and tag.
 _MSSFIX: Final = 1492
-_OUTER: Final = 40 + 20 + 2 + 4 + 4 + 16
+_DATA: Final = 2 + 4 + 4 + 16
+_OUTER: Final = 40 + 20 + _DATA
 _FORWARDING: Final = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
 
@@ -67,7 +68,8 @@ def _mss(profile: ServerProfile) -> tuple[tuple[str, int], ...]:
     if not profile.mssfix:
         return ()
     outer = profile.mssfix if profile.mssfix > 0 else _MSSFIX
-    inner = outer - _OUTER
+    around = {"fixed": 0, "": _DATA, "mtu": _OUTER}[profile.mssfix_of]
+    inner = outer - around
     return (("ipv4", inner - 40), ("ipv6", inner - 60))
 
 

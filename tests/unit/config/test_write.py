@@ -36,7 +36,16 @@ def again(profile):
     [
         Remote("h"),
         Remote("2001:db8::1", 443, "tcp", 6),
-        Remote("h", lport=4000, local="192.0.2.1", mssfix=0, tun_mtu=1400),
+        Remote(
+            "h",
+            lport=4000,
+            local="192.0.2.1",
+            mssfix=0,
+            mssfix_of="",
+            tun_mtu=1400,
+        ),
+        Remote("h", mssfix=1300, mssfix_of=""),
+        Remote("h", mssfix=1300, mssfix_of="fixed"),
         Remote("h", explicit_exit_notify=2, fragment=1300),
         Remote("h", control_wrap=ControlWrapKey("tls-auth", STATIC, 1)),
         Remote("h", proto="tcp", proxy=Proxy("http", "p", 1, "auto")),

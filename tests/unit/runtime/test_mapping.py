@@ -73,6 +73,22 @@ def test_a_segment_fits_what_mssfix_allows(endpoint, mtu, mssfix, mss4):
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "of", "mss4", "mss6"),
+    [
+        # openvpn 2.6 logs mss4 for an AEAD cipher
+        (UDP4, "", 1236, 1216),
+        (UDP4, "mtu", 1208, 1188),
+        (UDP4, "fixed", 1260, 1240),
+        (TCP6, "", 1236, 1216),
+    ],
+)
+def test_mssfix_says_what_its_size_is_of(endpoint, of, mss4, mss6):
+    settings = TunnelSettings(ifconfig4=V4, mssfix=1300, mssfix_of=of)
+    opened = mapping.open_forwarding(settings, endpoint)
+    assert (opened.mss4, opened.mss6) == (mss4, mss6)
+
+
+@pytest.mark.parametrize(
     ("endpoint", "changed", "mtu"),
     [
         # 1500 - 20 - 8 - 24

@@ -297,6 +297,16 @@ def test_nft_takes_the_table(together, mssfix):
     assert ('oifname "tun0" accept' in text) is together
 
 
+@pytest.mark.parametrize(
+    ("of", "mss"), [("", 1234), ("mtu", 1174), ("fixed", 1260)]
+)
+def test_nft_clamps_as_mssfix_says(of, mss):
+    profile = ServerProfile(
+        network4=IPv4Network("10.8.0.0/24"), mssfix=1300, mssfix_of=of
+    )
+    assert f"maxseg size set {mss}\n" in render(profile, "tun0")
+
+
 # --- a stream
 
 
