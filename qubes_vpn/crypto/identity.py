@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn, TypeAlias
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -31,7 +31,9 @@ PrivateKey: TypeAlias = (
 # What certificates, keys and lists that are none raise.
 UNREADABLE: Final = (
     ValueError,
+    TypeError,
     UnsupportedAlgorithm,
+    InternalError,  # of OpenSSL, for a key of the wrong size
     x509.InvalidVersion,
     crypto.Error,
 )
@@ -79,7 +81,7 @@ def load_pkcs12(content: bytes, passphrase: bytes | None) -> LoadedIdentity:
     """Load a PKCS#12 file: key, its certificate, and others as the chain."""
     try:
         bundle = pkcs12.load_pkcs12(content, passphrase)
-    except (*UNREADABLE, TypeError):
+    except UNREADABLE:
         why = (
             "wrong passphrase, or damaged"
             if passphrase
@@ -126,7 +128,7 @@ def pkcs12_is_encrypted(content: bytes) -> bool:
     """Say whether a PKCS#12 file needs a passphrase, or is damaged."""
     try:
         pkcs12.load_pkcs12(content, None)
-    except (*UNREADABLE, TypeError):
+    except UNREADABLE:
         return True
     return False
 

@@ -6,8 +6,10 @@ For one that does, as providers' profiles do, the file of that name beside
 the profile is taken, if there is one.
 """
 
+import lzma
 import os
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +30,9 @@ _ENCRYPTED: Final = 0x1
 # What zipfile raises for archives that are not as they should be.
 _DAMAGED: Final = (
     zipfile.BadZipFile,
+    ValueError,
+    struct.error,
+    lzma.LZMAError,
     NotImplementedError,
     EOFError,
     RuntimeError,

@@ -17,7 +17,8 @@ PARSERS = {
     *("data_open", "wire_framing", "offload_up", "offload_down"),
     *("wire_keyfile", "wire_wkc", "qubes", "proxy", "codec", "session"),
     *("control_socket", "server_hello", "config_lexer", "config_profile"),
-    "dns",
+    *("dns", "fragments", "unpack", "token", "pem", "tls", "archive"),
+    "endpoints",
 }
 
 

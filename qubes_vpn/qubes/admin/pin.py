@@ -89,6 +89,8 @@ def _endpoint(qube: str, line: str) -> Pinned:
 def _possible(address: IPv4Address | IPv6Address) -> bool:
     if address.is_multicast or address.is_loopback or address.is_unspecified:
         return False
+    if address.version == 6 and address.ipv4_mapped:
+        return False  # an IPv4 address in disguise
     return not any(
         address.version == net.version and address in net
         for net in _QUBES_RANGES

@@ -148,6 +148,17 @@ def test_damaged_archives_are_refused(tmp_path):
     assert "damaged" in refusal(path)
 
 
+def test_a_name_in_no_encoding_is_damage(tmp_path):
+    """zipfile raises what it likes for an archive that is bent."""
+    path = archive(tmp_path / "a.zip", {"a.ovpn": b"client"})
+    content = bytearray(path.read_bytes())
+    entry = content.index(b"PK\1\2")
+    content[entry + 9] |= 8  # the name is said to be UTF-8
+    content[entry + 46] = 0xFF
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+
+
 def test_encrypted_archives_are_refused(tmp_path):
     path = archive(tmp_path / "a.zip", {"a.ovpn": b"x"})
     content = bytearray(path.read_bytes())

@@ -112,6 +112,7 @@ def test_a_dry_run_shows_a_sequence_that_is_never_open(vpn):
         "203.0.113.7/0 udp 1194",
         "203.0.113.7 udp 1194 comment=x",
         "10.137.0.9 udp 53",
+        "::ffff:192.0.2.1 udp 53",
         "10.139.1.1 udp 53",
         "127.0.0.1 udp 53",
         "224.0.0.1 udp 53",
