@@ -74,7 +74,7 @@ lock() {
 
 units() {
 	units=/usr/lib/systemd/system
-	put 644 $units "$here"/systemd/*.service
+	put 644 $units "$here"/systemd/*.service "$here"/systemd/*.socket
 	for folder in "$here"/systemd/*.service.d; do
 		put 644 "$units/${folder##*/}" "$folder"/*.conf
 	done

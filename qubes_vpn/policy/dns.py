@@ -7,9 +7,16 @@ no resolver a query is dropped.
 A user may choose to pass queries through: one to a resolver that the qube
 chose goes there, in the tunnel. Qubes' own two addresses are nobody's choice,
 and no resolver is there: they stay the tunnel's resolvers.
+
+Reverse lookups of private addresses are nobody's business outside, and no
+resolver there knows them: the qube answers them itself (runtime.reverse), in
+every phase. They are known by their bytes, packet by packet, and followed in a
+conntrack zone of their own: so the next question from the same port goes where
+it belongs, and nothing of one flow is answered as the other.
+Source: RFC 6303; RFC 1035, section 4.1 (a question follows 12 bytes of header).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from qubes_vpn.policy.phase import Address, Connected
@@ -18,6 +25,11 @@ from qubes_vpn.policy.phase import Address, Connected
 QUBES_PRIMARY: Final = "10.139.1.1"
 QUBES_SECONDARY: Final = "10.139.1.2"
 
+# Where reverse lookups are answered, and the conntrack zone they are in.
+REVERSE_PORT: Final = 7053
+REVERSE_ZONE: Final = 7078
+
+_UDP_AND_HEADER: Final = 8 + 12
 _QUERY: Final = "iifgroup 2 meta l4proto { tcp, udp } th dport"
 _REJECT: Final = "counter reject with icmpx admin-prohibited"
 
@@ -49,6 +61,43 @@ def filter_rules(phase: Connected) -> Iterator[str]:
         found = ", ".join(map(str, _of(phase.dns, version)))
         match = f" {ip} daddr != {{ {found} }}" if found else ""
         yield (f"meta nfproto ipv{version} {_QUERY} 53{match} counter drop")
+
+
+def reverse_rules() -> Iterator[str]:
+    """Give the rules of the chain `reverse`: they match such questions.
+
+    10/8, 172.16/12, 192.168/16, 169.254/16 and fd00::/8, by full addresses.
+    Letters of any case. The labels before the network's are of 1 to 3 digits,
+    so it may begin at several places.
+    """
+    four = _name("in-addr", "arpa") + b"\0"
+    local = [_name(str(number), "172") for number in range(16, 32)]
+    for hosts, heads in (
+        (3, [_name("10")]),
+        (2, [_name("168", "192"), _name("254", "169")]),
+        (2, local),
+    ):
+        size = len(heads[0])
+        for start in range(2 * hosts, 4 * hosts + 1):
+            yield _bytes(start, heads) + _bytes(start + size, [four])
+    # 30 labels of one digit
+    yield _bytes(60, [_name("d", "f", "ip6", "arpa") + b"\0"])
+
+
+def _name(*labels: str) -> bytes:
+    return b"".join(bytes([len(each)]) + each.encode() for each in labels)
+
+
+def _bytes(start: int, values: Sequence[bytes]) -> str:
+    """Match values of one size at a place in the question, in any case."""
+    mask = bytes(0xDF if chr(byte).isalpha() else 0xFF for byte in values[0])
+    wanted = [
+        "0x" + bytes(map(int.__and__, value, mask)).hex() for value in values
+    ]
+    at, bits = 8 * (_UDP_AND_HEADER + start), 8 * len(mask)
+    if wanted[1:]:
+        return f"@th,{at},{bits} {{ {', '.join(wanted)} }} "
+    return f"@th,{at},{bits} & 0x{mask.hex()} == {wanted[0]} "
 
 
 def _of(dns: tuple[Address, ...], version: int) -> list[Address]:

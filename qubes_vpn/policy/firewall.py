@@ -35,8 +35,8 @@ GROUP: Final = "qubes-vpn"
 KEEPER_GID: Final = 7078
 ENGINE_UID: Final = 7079
 UPLINK: Final = "eth0"
-# The comment of the one rule that we keep in the agent's custom-input.
-COMMENT: Final = "qubes_vpn link"
+# The comment of the rules that we keep in the agent's custom-input.
+COMMENT: Final = "qubes_vpn"
 
 LINK_SETS: Final = ("link4", "link6", "offload4", "offload6")
 OWN_SETS: Final = ("address4", "address6")
@@ -62,6 +62,10 @@ LINK_OUT_TEXT: Final = f"""\
 		meta mark {MARK:#x} ip daddr . meta l4proto . th dport @offload4 counter accept
 		meta mark {MARK:#x} ip6 daddr . meta l4proto . th dport @offload6 counter accept
 """  # noqa: E501 a rule is a line
+REVERSE_TEXT: Final = "".join(
+    f"\t\t{rule}ct zone set {dns.REVERSE_ZONE} counter accept\n"
+    for rule in dns.reverse_rules()
+)
 _ND: Final = (
     "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
 )
@@ -90,7 +94,12 @@ table {TABLE} {{
 	# before routing could answer: silence while it may pass, or a no
 	chain early {{
 		type filter hook prerouting priority raw + 10; policy accept;
+		iifgroup 2 udp dport 53 jump reverse
 		iifgroup 2 fib daddr type != local jump closed
+	}}
+	# reverse lookups of private addresses: in a zone of their own, each packet
+	chain reverse {{
+{REVERSE_TEXT}\
 	}}
 	# transport is not tracked: no NAT touches it, no full table stops it
 	chain uplink_in {{
@@ -104,6 +113,9 @@ table {TABLE} {{
 	chain raw_out {{
 		type filter hook output priority raw - 20; policy accept;
 		oifname $uplink meta mark {MARK:#x} notrack
+		oifgroup 2 udp sport {dns.REVERSE_PORT} ct zone set {dns.REVERSE_ZONE}
+		# nobody there: the kernel's answer quotes the question's port
+		oifgroup 2 icmp type destination-unreachable @th,240,16 {dns.REVERSE_PORT} ct zone set {dns.REVERSE_ZONE}
 	}}
 	chain input {{
 		type filter hook input priority filter - 10; policy drop;
@@ -113,6 +125,7 @@ table {TABLE} {{
 		iifgroup 1 counter drop
 		iifgroup 2 icmpv6 type {{ nd-router-advert, nd-redirect }} counter drop
 		iifgroup 2 meta l4proto {{ icmp, ipv6-icmp }} counter accept
+		iifgroup 2 ct zone {dns.REVERSE_ZONE} udp dport {dns.REVERSE_PORT} counter accept
 		meta nfproto ipv4 iifname @tunnel4 ct state established,related counter accept
 		meta nfproto ipv6 iifname @tunnel6 ct state established,related counter accept
 		counter drop
@@ -161,6 +174,7 @@ table {TABLE} {{
 	}}
 	chain dns {{
 		type nat hook prerouting priority dstnat - 10; policy accept;
+		iifgroup 2 ct zone {dns.REVERSE_ZONE} meta l4proto udp redirect to :{dns.REVERSE_PORT}
 		iifgroup 2 meta l4proto {{ tcp, udp }} th dport 53 jump resolvers
 	}}
 	chain tunnel_nat {{
@@ -261,10 +275,18 @@ def agent_accepts(
 ) -> Iterator[tuple[str, str]]:
     """Give (table, command) for each accept in the agent's custom-input.
 
+    For what the qube answers itself, always; for our links, while they are.
     The agent's input chain drops what is not tracked, and an accept of ours
     cannot overrule its drop. One command is one transaction: its tables for
     IPv4 and IPv6 come and go apart.
     """
+    for ip in ("ip", "ip6"):
+        yield (
+            f"{ip} qubes",
+            f"insert rule {ip} qubes custom-input iifgroup 2 ct zone"
+            f" {dns.REVERSE_ZONE} udp dport {dns.REVERSE_PORT} counter"
+            f' accept comment "{COMMENT}"\n',
+        )
     for _, end in links(phase, resolver):
         ip = "ip" if end.address.version == 4 else "ip6"
         yield (

@@ -37,6 +37,7 @@ QUBE_FILES = {
             "keeper",
             "engine",
             "agent",
+            "reverse",
         )
     },
     **{
@@ -170,7 +171,9 @@ def test_it_conflicts_with_what_it_replaces(packages):
 def test_presets_name_every_unit_that_can_be_enabled(qube_root):
     units = qube_root.path / UNITS[1:]
     can = {
-        p.name for p in units.glob("*.service") if "[Install]" in p.read_text()
+        p.name
+        for p in units.glob("qubes-vpn-*.*")
+        if "[Install]" in p.read_text()
     }
     preset = (
         qube_root.path / "usr/lib/systemd/system-preset/74-qubes-vpn.preset"
@@ -311,6 +314,7 @@ def test_scriptlets_run_in_a_root_and_stop_nothing(packages, tmp_path):
         f"qubes-vpn-{n}.service"
         for n in ("lockdown", "keeper", "engine", "agent")
     )
+    units += " qubes-vpn-reverse.socket"
     sysusers = "systemd-sysusers /usr/lib/sysusers.d/qubes-vpn.conf"
     assert said["install"] == [
         sysusers,

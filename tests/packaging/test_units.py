@@ -7,11 +7,15 @@ import pytest
 
 pytestmark = pytest.mark.slow
 UNITS = "usr/lib/systemd/system"
-OURS = ("lockdown", "lockdown-uplink@eth0", "keeper", "engine", "agent")
+OURS = (
+    *("lockdown.service", "lockdown-uplink@eth0.service", "keeper.service"),
+    *("engine.service", "agent.service", "reverse.service", "reverse.socket"),
+)
 # what Debian and Fedora have, and the Qubes agent brings
 TARGETS = (
     *("sysinit.target", "basic.target", "network-pre.target"),
     *("multi-user.target", "shutdown.target", "network.target"),
+    "sockets.target",
 )
 
 
@@ -34,7 +38,7 @@ def test_systemd_accepts_the_unit(root, name):
     done = subprocess.run(
         [
             *("systemd-analyze", "verify", "--man=no", f"--root={root.path}"),
-            f"qubes-vpn-{name}.service",
+            f"qubes-vpn-{name}",
         ],
         capture_output=True,
         text=True,
@@ -55,7 +59,8 @@ def test_verify_can_fail(root):
 
 
 @pytest.mark.parametrize(
-    ("name", "most"), [("keeper", 2.1), ("engine", 1.0), ("agent", 5.0)]
+    ("name", "most"),
+    [("keeper", 2.1), ("engine", 1.0), ("agent", 5.0), ("reverse", 1.0)],
 )
 def test_exposure(root, name, most):
     output = subprocess.run(
