@@ -31,13 +31,13 @@ POLL_S: Final = 5.0
 FIGHT_REPAIRS: Final = 20
 FIGHT_S: Final = 10.0
 QUIET_S: Final = 60.0
-_TRIES: Final = 5
+# Longer than this not sure of what is loaded: somebody fights us too.
+UNSURE_S: Final = 5.0
+_TRIES: Final = 2
 _TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
 AGENT_CHAIN: Final = "agent-chain"
 SETTINGS: Final = "settings"
 DEVICE: Final = "device"
-# What no listing is like.
-_UNKNOWN: Final[dict[str, Any]] = {FILTER: [], UPLINK: []}
 
 
 class Guardian:
@@ -48,7 +48,10 @@ class Guardian:
         self._layers: Layers = keeper.layers
         self._rulesets = Notifications()
         self._events = Events()
-        self._expected: dict[str, Any] = {}
+        # None: not sure
+        self._expected: dict[str, Any] | None = None
+        self._unsure_since: float | None = None
+        self._foreign = ""
         self._addresses = self._layers.uplink_addresses()
         self._repaired: deque[float] = deque()
         self._poll_at = 0.0
@@ -64,19 +67,27 @@ class Guardian:
         """Take what is loaded now as what has to be there.
 
         Sure of it only if no transaction of another came since the last look:
-        otherwise the tables are made anew. Still not sure: nothing is
-        forwarded.
+        otherwise the tables are made anew, and it is tried again with the
+        next event. Who changes rules of his own may do so for a while, as
+        Qubes' firewall does when it starts.
         """
-        self._expected = _UNKNOWN
+        self._expected = None
         for _ in range(_TRIES):
             found = self._dump()
             if self._layers.settled():
-                self._expected = found
+                self._expected, self._unsure_since = found, None
                 return
             self._layers.trust(self._layers.generation())
             self._layers.repair_filter()
             self._layers.repair_uplink()
-        self._stop("the ruleset changes faster than it is read")
+        now = clock.monotonic()
+        self._poll_at = 0.0
+        self._unsure_since = self._unsure_since or now
+        if self._layers.stopped:
+            self._wait_again()
+        elif now > self._unsure_since + UNSURE_S:
+            self._keeper.culprit = self._foreign
+            self._stop("the ruleset changes faster than it is read")
 
     def check(self, culprit: str = "") -> None:
         """Compare everything, and put back what differs.
@@ -111,7 +122,8 @@ class Guardian:
         foreign = [each for each in made if each.pid != own]
         if foreign:
             last = foreign[-1]
-            self.check(f"{last.name} (process {last.pid})")
+            self._foreign = f"{last.name} (process {last.pid})"
+            self.check(self._foreign)
 
     def _on_event(self) -> None:
         # some may be lost: the check does not rest on what they say
@@ -140,10 +152,14 @@ class Guardian:
             FILTER: self._layers.repair_filter,
             UPLINK: self._layers.repair_uplink,
         }
+        if self._expected is None:
+            self.expect()
+            return
         generation = self._layers.generation()
         found = self._dump()
         self._layers.trust(generation)
-        wrong = [name for name in found if found[name] != self._expected[name]]
+        expected = self._expected
+        wrong = [name for name in found if found[name] != expected[name]]
         if not wrong:
             return
         for layer in wrong:

@@ -246,3 +246,16 @@ def test_a_repair_is_fast(lab, rig):
     lab.vpn.nft(BY_NFT["deleted"])
     rig.wait_notice(messages.Repaired)
     assert time.monotonic() - started < 3
+
+
+def test_one_who_changes_his_own_rules_quickly_is_no_enemy(lab, rig):
+    """Qubes' firewall starts while we open and close."""
+    lab.vpn.nft("add table ip other { chain c { }; }")
+    batch = "nft add rule ip other c counter; " * 50
+    busy = lab.vpn.popen(["sh", "-c", batch])
+    while busy.poll() is None:
+        rig.engine.request(messages.CloseForwarding())
+        rig.forward()
+    status = rig.status
+    assert (status.stopped, status.repairs) == ("", 0)
+    assert status.phase == "connected"
