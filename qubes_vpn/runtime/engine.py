@@ -128,9 +128,11 @@ class EngineProcess:
         elif descriptor == self._keeper.fileno():
             self._keeper.receive()
         elif self._session is not None:
+            # reading may close a link, and the next one gets its number
+            writes = descriptor in self._session.writable()
             if descriptor in self._session.readable():
                 self._session.on_readable(descriptor)
-            if descriptor in self._session.writable():
+            if writes and descriptor in self._session.writable():
                 self._session.on_writable()
 
     def _on_notice(self, notice: keeper_messages.Notice) -> None:

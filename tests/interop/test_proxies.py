@@ -8,6 +8,8 @@ import pytest
 from lab import Endpoint
 from lab import addresses as at
 from lab.appliance import Appliance
+from lab.openvpn import Client
+from lab.proxy import DigestProxy
 from lab.traffic import fetch
 
 NAME, PASSWORD = "maria", "open-sesame"
@@ -88,3 +90,53 @@ def test_a_proxy_that_wants_a_password_is_named(lab, start_server):
         appliance.connect(profile).wait_log("next try in")
         assert "http-proxy-user-pass" in appliance.log()
         assert appliance.client.poll() is None
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", "SHA-256"])
+def test_a_proxy_that_wants_a_digest(lab, start_server, tmp_path, algorithm):
+    server = start_server(proto="tcp")
+    secret = tmp_path / "proxy-login"
+    secret.write_text(f"{NAME}\n{PASSWORD}\n")
+    secret.chmod(0o600)
+    lines = (
+        f"http-proxy {at.RELAY4} {HTTP_PORT} auto-nct\n"
+        f"http-proxy-user-pass {secret}\n"
+    )
+    profile = server.client_profile() + lines
+    login = NAME, PASSWORD
+    endpoint = server.settings.endpoint
+    with DigestProxy(
+        lab.internet, endpoint, login, algorithm=algorithm
+    ) as proxy:
+        with (
+            Appliance(lab).lock() as appliance,
+            lab.capture(proxy.endpoint) as capture,
+        ):
+            appliance.connect(profile).wait_connected()
+            assert fetch(lab.app(1)).status == 200
+            report = capture.report()
+        assert not report.leaks, str(report)
+        assert proxy.refused == 1
+        if algorithm == "MD5":
+            # the proxy asks for what openvpn says
+            with Client(
+                lab.net, lab.scratch, profile, extra=["route-nopull"]
+            ) as client:
+                client.wait_connected()
+
+
+def test_a_wrong_digest_is_named(lab, start_server, tmp_path):
+    server = start_server(proto="tcp")
+    secret = tmp_path / "proxy-login"
+    secret.write_text(f"{NAME}\nguess\n")
+    secret.chmod(0o600)
+    line = f"http-proxy {at.RELAY4} {HTTP_PORT} {secret} auto\n"
+    login = NAME, PASSWORD
+    with (
+        DigestProxy(lab.internet, server.settings.endpoint, login) as proxy,
+        Appliance(lab).lock() as appliance,
+    ):
+        appliance.connect(server.client_profile() + line)
+        appliance.wait_log("next try in")
+        assert "http-proxy-user-pass" in appliance.log()
+        assert proxy.refused >= 2
