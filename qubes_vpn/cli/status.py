@@ -74,7 +74,10 @@ def describe(status: dict[str, Any]) -> Iterator[str]:
     yield f"phase      {status['phase']}"
     if status["stopped"]:
         yield f"stopped    nothing is forwarded: {status['stopped']}"
-        yield f"           it goes on after {status['resumes_in']} s of peace"
+        yield (
+            f"           it goes on after {status['resumes_in']} s of peace"
+            " (QV-405)"
+        )
     reason = status["reason"]
     if reason["text"]:
         yield f"reason     {reason['code']} {reason['text']}".rstrip()

@@ -45,6 +45,7 @@ RUN_MAX_S: Final = 20.0
 _KIND_OF_CODE: Final = (
     ("QV-320", "authentication needed"),
     ("QV-404", "leak attempt undone"),
+    ("QV-405", "forwarding"),
     ("QV-54", "the server's certificate"),
     ("QV-51", "authentication"),
     ("QV-50", "the server"),
@@ -52,6 +53,12 @@ _KIND_OF_CODE: Final = (
     ("QV-33", "closed"),
     ("QV-4", "closed"),
 )
+
+
+def notice_kind(code: str) -> str:
+    """Give the kind of notification that a code is; "": none."""
+    kinds = (kind for start, kind in _KIND_OF_CODE if code.startswith(start))
+    return next(kinds, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,10 +412,9 @@ class QubeAgent(Agent):
 
     def _say(self, code: str, text: str) -> None:
         super()._say(code, text)
-        for start, kind in _KIND_OF_CODE:
-            if code.startswith(start):
-                self._notices.show(kind, f"{code} {text}", time.monotonic())
-                return
+        kind = notice_kind(code)
+        if kind:
+            self._notices.show(kind, f"{code} {text}", time.monotonic())
 
     def _on_prompt(self, prompt: messages.Prompt) -> None:
         super()._on_prompt(prompt)
