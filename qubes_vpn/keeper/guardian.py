@@ -11,10 +11,11 @@ it for a minute.
 """
 
 import contextlib
+import json
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
@@ -34,10 +35,14 @@ QUIET_S: Final = 60.0
 # Longer than this not sure of what is loaded: somebody fights us too.
 UNSURE_S: Final = 5.0
 _TRIES: Final = 2
+_KNOWN_MAX: Final = 64
 _TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
 AGENT_CHAIN: Final = "agent-chain"
 SETTINGS: Final = "settings"
 DEVICE: Final = "device"
+
+# A layer and what its table is like: a hash; None: no table.
+Listing: TypeAlias = dict[str, int | None]
 
 
 class Guardian:
@@ -49,7 +54,8 @@ class Guardian:
         self._rulesets = Notifications()
         self._events = Events()
         # None: not sure
-        self._expected: dict[str, Any] | None = None
+        self._expected: Listing | None = None
+        self._known: dict[tuple[str, ...], Listing] = {}
         self._unsure_since: float | None = None
         self._foreign = ""
         self._addresses = self._layers.uplink_addresses()
@@ -64,19 +70,26 @@ class Guardian:
         self._keeper.on_tick = self._on_tick
 
     def expect(self) -> None:
-        """Take what is loaded now as what has to be there.
+        """Take what the layers have just loaded as what has to be there."""
+        self._expected = self._known.get(tuple(self._layers.loaded.values()))
+        if self._expected is None:
+            self._learn()
+
+    def _learn(self) -> None:
+        """See how the kernel lists what the layers have loaded.
 
         Sure of it only if no transaction of another came since the last look:
         otherwise the tables are made anew, and it is tried again with the
         next event. Who changes rules of his own may do so for a while, as
         Qubes' firewall does when it starts.
         """
-        self._expected = None
         for _ in range(_TRIES):
             found = self._dump()
             if self._layers.settled():
-                self._expected, self._unsure_since = found, None
+                self._remember(found)
                 return
+            if self._expected is not None:
+                return  # learned before: the next event compares
             self._layers.trust(self._layers.generation())
             self._layers.repair_filter()
             self._layers.repair_uplink()
@@ -88,6 +101,14 @@ class Guardian:
         elif now > self._unsure_since + UNSURE_S:
             self._keeper.culprit = self._foreign
             self._stop("the ruleset changes faster than it is read")
+
+    def _remember(self, found: Listing) -> None:
+        self._expected, self._unsure_since = found, None
+        # an old kernel has no table for a device that is away
+        if self._layers.rtnl.link(self._layers.uplink_name) is not None:
+            if len(self._known) >= _KNOWN_MAX:
+                self._known.clear()
+            self._known[tuple(self._layers.loaded.values())] = found
 
     def check(self, culprit: str = "") -> None:
         """Compare everything, and put back what differs.
@@ -141,11 +162,13 @@ class Guardian:
 
     # --- what is compared
 
-    def _dump(self) -> dict[str, Any]:
-        return {
-            layer: canonical(self._layers.nft.list_table(table))
-            for layer, table in _TABLES
-        }
+    def _dump(self) -> Listing:
+        found: Listing = {}
+        for layer, table in _TABLES:
+            items = self._layers.nft.list_table(table)
+            text = json.dumps(canonical(items), sort_keys=True)
+            found[layer] = None if items is None else hash(text)
+        return found
 
     def _check_tables(self, culprit: str) -> None:
         repairs: dict[str, Callable[[], None]] = {
@@ -164,9 +187,9 @@ class Guardian:
             return
         for layer in wrong:
             repairs[layer]()
-        self.expect()
+        self._learn()
         for layer in wrong:
-            what = "changed" if found[layer] else "removed"
+            what = "removed" if found[layer] is None else "changed"
             self._report(layer, what, culprit)
 
     def _check_accepts(self, culprit: str) -> None:

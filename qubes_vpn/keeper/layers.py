@@ -68,7 +68,8 @@ class Layers:
         self._generations = Generations()
         # up to this generation everything was made or looked at by us
         self._known = 0
-        self._uplink_text = ""
+        # what is loaded, as the changes that lead there
+        self.loaded = {FILTER: "", UPLINK: ""}
         self.stopped = False
         self._forwarded: set[str] = set()
 
@@ -217,14 +218,18 @@ class Layers:
 
     def apply_filter(self) -> None:
         """Bring the filter to the wanted phase; anew if others were there."""
-        if self.settled():
-            self._load(firewall.change(*self._state()))
-        else:
+        if not self.settled():
             self.repair_filter()
+            return
+        text = firewall.change(*self._state())
+        self._load(text)
+        self.loaded[FILTER] = text
 
     def repair_filter(self) -> None:
         """Make the filter anew in the wanted phase, whatever is there."""
-        self._load(firewall.render(*self._state()))
+        state = self._state()
+        self._load(firewall.render(*state))
+        self.loaded[FILTER] = firewall.change(*state)
 
     def apply_accepts(self) -> None:
         """Keep the accepts that the agent's input chain needs; no others."""
@@ -268,9 +273,9 @@ class Layers:
             self.repair_uplink()
             return
         text = uplink.change(*self._state())
-        if text != self._uplink_text:
+        if text != self.loaded[UPLINK]:
             self._load(text)
-            self._uplink_text = text
+            self.loaded[UPLINK] = text
 
     def repair_uplink(self) -> None:
         """Make the filter of the uplink anew, whatever is there.
@@ -279,10 +284,10 @@ class Layers:
         is away, and nothing can be opened then.
         """
         state = self._state()
-        self._uplink_text = ""
+        self.loaded[UPLINK] = ""
         try:
             self._load(uplink.render(*state))
-            self._uplink_text = uplink.change(*state)
+            self.loaded[UPLINK] = uplink.change(*state)
         except OsRefusedError:
             away = self.rtnl.link(self.uplink_name) is None
             if not away or self.wanted.openness:
