@@ -1,141 +1,179 @@
-"""`python -m bench`: measure, print, and write JSON and a picture.
+"""Measure our client beside OpenVPN's, with the same server and lab.
 
-Every round runs all clients in turn against the same server, so that a ratio
-compares neighbours in time. CPU seconds per GiB are the figure to trust: on a
-shared machine throughput says more about the neighbours.
+    python -m bench                      everything but `kernel`: 15 to 20 min
+    python -m bench --quick              the same, smaller: about 4 min
+    python -m bench --list               what there is to measure
+    python -m bench --only udp,pair      some of it
+    python -m bench.readme               its figures into README.md and docs
+
+Every round runs all clients in turn, so that a ratio compares neighbours in
+time; CPU seconds per GiB are the figure to trust on a machine that is shared.
+Results go to bench/results/ as DATE.json and DATE.png. What is measured again
+on the same day replaces its section there; the rest stays.
 """
 
 import argparse
+import json
 import os
 import platform
 import ssl
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import qubes_vpn
 from bench import report
-from bench.micro import micro
-from bench.rig import Rig
-from bench.run import (
-    KINDS,
-    Measurement,
-    MismatchError,
-    measure,
-    save,
-    start_load,
-)
-from bench.variants import MEANING, VARIANTS
+from bench.plot import plot
+from bench.run import MismatchError
+from bench.sections import SECTIONS, USUAL, Run
 from lab.openvpn import OPENVPN
 
-HERE = Path(__file__).parent
-SCENARIOS = (
-    ("udp", "AES-256-GCM"),
-    ("udp", "CHACHA20-POLY1305"),
-    ("tcp", "AES-256-GCM"),
-)
+RESULTS = Path(__file__).parent / "results"
+PACKAGES = ("cryptography", "numpy", "pyOpenSSL", "pyroute2")
 
 
-def versions() -> dict[str, str]:
+def versions(python: str) -> dict[str, str]:
     """Who takes part, in which version."""
-    found = {
-        "openvpn": subprocess.run(
-            [OPENVPN, "--version"], capture_output=True, text=True
-        ).stdout.splitlines()[0],
-        "kernel": platform.release(),
-        "processors": str(os.cpu_count()),
+    openvpn = subprocess.run(
+        [OPENVPN, "--version"], capture_output=True, text=True
+    )
+    code = "from importlib.metadata import version as v;"
+    code += f"print(*map(v, {PACKAGES}))"
+    installed = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True
+    )
+    return {
+        "openvpn": openvpn.stdout.splitlines()[0],
+        "qubes-vpn": qubes_vpn.__version__,
+        "kernel": ".".join(platform.release().split(".")[:2]),
+        "processor": processor(),
         "python": platform.python_version(),
         "openssl of python": ssl.OPENSSL_VERSION,
+        **dict(zip(PACKAGES, installed.stdout.split(), strict=True)),
     }
-    for name in ("cryptography", "numpy", "pyOpenSSL"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+
+
+def processor() -> str:
+    """The model's name, and how many there are."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{os.cpu_count()} x {line.partition(': ')[2]}"
+    return f"{os.cpu_count()} x {platform.machine()}"
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument(
-        "--variants",
-        default="openvpn,qubes-vpn,scalar,plain",
-        help=", ".join(VARIANTS),
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--kinds", default=",".join(KINDS))
+    parser.add_argument("--list", action="store_true", help="name the sections")
+    parser.add_argument("--only", metavar="SECTIONS", default=",".join(USUAL))
+    parser.add_argument("--rounds", type=int, help="of each section (3)")
+    parser.add_argument("--mib", type=int, help="of each transfer (128)")
+    parser.add_argument("--seconds", type=float, help="of each flood (2)")
     parser.add_argument(
-        "--scenarios",
-        default=",".join(f"{proto}/{cipher}" for proto, cipher in SCENARIOS),
+        "--quick", action="store_true", help="1 round, 32 MiB, 1 second"
     )
-    parser.add_argument("--out", type=Path, default=HERE / "results")
-    parser.add_argument("--no-micro", action="store_true")
-    return parser.parse_args()
+    parser.add_argument(
+        "--python",
+        metavar="PATH",
+        default=sys.executable,
+        help="what runs our client: another environment that has qubes_vpn",
+    )
+    parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS)
+    given = parser.parse_args()
+    rounds, mib, seconds = (1, 32, 1.0) if given.quick else (3, 128, 2.0)
+    given.rounds = given.rounds or rounds
+    given.mib = given.mib or mib
+    given.seconds = given.seconds or seconds
+    given.only = given.only.split(",")
+    if unknown := [name for name in given.only if name not in SECTIONS]:
+        parser.error(f"no section {', '.join(unknown)}; see --list")
+    return given
 
 
-def run(given: argparse.Namespace) -> list[Measurement]:
-    """All rounds of all scenarios."""
-    found: list[Measurement] = []
-    variants = given.variants.split(",")
-    kinds = tuple(given.kinds.split(","))
-    with Rig() as rig:
-        start_load(rig)
-        for scenario in given.scenarios.split(","):
-            proto, cipher = scenario.split("/")
-            for number in range(given.rounds):
-                for variant in variants:
-                    print(
-                        f"{scenario} round {number + 1}: {variant}",
-                        file=sys.stderr,
-                    )
-                    found.append(
-                        measure(
-                            rig,
-                            variant,
-                            proto=proto,
-                            cipher=cipher,
-                            seconds=given.seconds,
-                            kinds=kinds,
-                        )
-                    )
-    return found
+def about(name: str) -> str:
+    """A section's question: its first line."""
+    return (SECTIONS[name].__doc__ or "").strip().splitlines()[0]
+
+
+def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """One section, as it is written. Raises MismatchError."""
+    section = Run(name, given.rounds, given.mib, given.seconds, given.python)
+    load, began = os.getloadavg()[0], time.monotonic()
+    SECTIONS[name](section)
+    return {
+        "about": about(name),
+        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "took": round(time.monotonic() - began),
+        "load": load,
+        "rounds": given.rounds,
+        "mib": given.mib,
+        "seconds": given.seconds,
+        "flags": section.flags,
+        "figures": section.figures,
+    }
+
+
+def rounded(value: Any) -> Any:
+    """Five digits are more than there is to know."""
+    match value:
+        case float():
+            return float(f"{value:.5g}")
+        case dict():
+            return {key: rounded(each) for key, each in value.items()}
+        case list():
+            return [rounded(each) for each in value]
+        case _:
+            return value
+
+
+def measure(given: argparse.Namespace, path: Path) -> None:
+    """Sections in turn, each written when it is there."""
+    document: dict[str, Any] = {"sections": {}}
+    if path.exists():
+        document = json.loads(path.read_text())
+    document["versions"] = versions(given.python)
+    for name, version in document["versions"].items():
+        print(f"{name:20}{version}")
+    for name in given.only:
+        document["sections"][name] = rounded(run(name, given))
+        order = [each for each in SECTIONS if each in document["sections"]]
+        document["sections"] = {
+            each: document["sections"][each] for each in order
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> int:
     given = arguments()
+    if given.list:
+        for name in SECTIONS:
+            print(f"{name:12}{about(name)}")
+        return 0
     if os.geteuid() != 0:
         print("bench: needs root (network namespaces)", file=sys.stderr)
         return 77
-    who = versions()
-    for name, version in who.items():
-        print(f"{name:20} {version}")
-    for variant in given.variants.split(","):
-        print(f"{variant:20} {MEANING[variant]}")
-    document: dict[str, Any] = {
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "versions": who,
-        "options": {key: str(value) for key, value in vars(given).items()},
-        "load before": os.getloadavg(),
-    }
+    day = time.strftime("%Y-%m-%d", time.gmtime())
+    path = given.out / f"{day}.json"
     try:
-        measurements = run(given)
+        measure(given, path)
     except MismatchError as error:
-        print(f"no report: bytes sent and received differ: {error}")
+        print(f"bench: no report: {error}", file=sys.stderr)
         return 1
-    print(report.text(measurements))
-    document["summary"] = report.summary(measurements)
-    document["measurements"] = [each.as_json() for each in measurements]
-    if not given.no_micro:
-        document["micro"] = micro()
-        print("\nmicroseconds each (median):")
-        for name, value in document["micro"].items():
-            print(f"  {name:44}{value:8.2f}")
-    save(given.out / "bench.json", document)
-    drawn = report.plot(measurements, given.out / "bench.png")
-    print(f"\nwritten: {given.out}/bench.json" + " and bench.png" * drawn)
+    document = json.loads(path.read_text())
+    measured = {name: document["sections"][name] for name in given.only}
+    for name, section in measured.items():
+        print(f"\n{name} was started with:")
+        for who, words in section["flags"].items():
+            print(f"  {who}: {words}")
+    print(report.text({"sections": measured}))
+    drawn = plot(document, path.with_suffix(".png"))
+    print(f"\nwritten: {path}" + " and .png" * drawn)
     return 0
 
 

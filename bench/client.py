@@ -60,7 +60,7 @@ class Client:
         if offload:
             from qubes_vpn.dataplane.offload import OffloadPlane
 
-            self.plane = OffloadPlane(
+            self.plane: UserspacePlane = OffloadPlane(
                 self.link,
                 self.tun,
                 channel,

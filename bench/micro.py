@@ -1,18 +1,29 @@
 """Microbenchmarks: what one packet costs in our own code, in microseconds."""
 
 import contextlib
+import functools
 import statistics
 import time
 from collections.abc import Callable
 
 import numpy as np
 
+from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.control_wrap import TlsCryptWrap
 from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
 from qubes_vpn.crypto.replay import ReplayWindow
 from qubes_vpn.dataplane.seal import Sealer
 from qubes_vpn.dataplane.segment import GSO_TCPV4, SuperPacket
 from qubes_vpn.engine.data_channel import PRIMARY, DataChannel
+from qubes_vpn.engine.events import (
+    DeadlinePassed,
+    Now,
+    Pushed,
+    RenegotiationBegan,
+    ServerReset,
+)
+from qubes_vpn.engine.lifecycle import step
+from qubes_vpn.engine.states import Established, Pulling, Resetting, Timing
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import UntrustedInputError
 from qubes_vpn.wire import control
@@ -56,7 +67,7 @@ class _Nowhere:
 
 
 def micro() -> dict[str, float]:
-    """Measure seal, open, batches, codec and replay window."""
+    """Measure seal, open, batches, codec, replay window, step, forgeries."""
     found: dict[str, float] = {}
     packet = memoryview(_HEADER + bytes(MSS))
     for cipher in ("AES-256-GCM", "CHACHA20-POLY1305"):
@@ -64,7 +75,7 @@ def micro() -> dict[str, float]:
         channel.install(PRIMARY, keys(cipher))
         out = memoryview(bytearray(2000))
         found[f"seal_into 1,440 bytes {cipher}"] = timed(
-            lambda channel=channel, out=out: channel.seal_into(packet, out, 0.0)
+            functools.partial(channel.seal_into, packet, out, 0.0)
         )
         found[f"open_into 1,440 bytes {cipher}"] = _opening(channel)
         found[f"batch seal, per segment of {SEGMENTS}, {cipher}"] = (
@@ -84,8 +95,27 @@ def micro() -> dict[str, float]:
     found["control packet, decode"] = timed(
         lambda: control.decode_body(Opcode.P_CONTROL_V1, 0, bytes(8), body)
     )
-    found |= _forged()
+    found |= _steps() | _forged()
     return found
+
+
+def _steps() -> dict[str, float]:
+    """The engine's function for everything that happens."""
+    now, timing = Now(100.0, 1_700_000_000.0), Timing()
+    up = Established(timing, TunnelSettings(ping=10), 50.0)
+    cases = {
+        "ping due": (up, DeadlinePassed("ping")),
+        "renegotiation began": (up, RenegotiationBegan()),
+        "server answered": (Resetting(timing), ServerReset()),
+        "pushed": (
+            Pulling(timing, 160.0),
+            Pushed(up.settings, keys("AES-256-GCM")),
+        ),
+    }
+    return {
+        f"step, {name}": timed(functools.partial(step, state, event, now))
+        for name, (state, event) in cases.items()
+    }
 
 
 def _forged() -> dict[str, float]:

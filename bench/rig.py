@@ -10,12 +10,14 @@ the same masquerading and the same MSS clamp.
 
 import contextlib
 import shutil
+import sys
 import tempfile
 from ipaddress import IPv4Address
 from pathlib import Path
 
 from lab.namespace import Namespace
 from lab.openvpn import Server, Settings, Wrap
+from lab.ours import OurServer
 
 TUN = "tun-vpn"
 APP = "10.99.1.2"
@@ -23,6 +25,7 @@ INSIDE = "10.8.0.1"
 OUTSIDE = "10.99.2.2"
 # What OpenVPN's default mssfix gives an AEAD tunnel over IPv4 and UDP.
 MSS = 1400
+PUSH = ("ping 10", "ping-restart 60")
 
 _RULES = f"""
 table inet bench {{
@@ -39,8 +42,21 @@ table inet bench {{
 """
 
 
+_MITIGATE = """
+mount -t sysfs sysfs /sys
+echo 30000 > /sys/class/net/uplink/gro_flush_timeout
+echo 2 > /sys/class/net/uplink/napi_defer_hard_irqs
+"""
+
+
 class Rig:
-    """The namespaces, cabled; a context manager."""
+    """The namespaces, cabled; a context manager.
+
+    python: what runs our client.
+    """
+
+    def __init__(self, python: str = sys.executable) -> None:
+        self.python = python
 
     def __enter__(self) -> "Rig":
         self._closing = contextlib.ExitStack()
@@ -78,16 +94,37 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def server(self, proto: str = "udp", cipher: str = "AES-256-GCM") -> Server:
-        """An unmodified OpenVPN server, not started."""
-        return Server(
-            self.internet,
-            self.scratch,
-            Settings(
-                wrap=Wrap.TLS_CRYPT,
-                cipher=cipher,
-                proto=proto,
-                address=IPv4Address(OUTSIDE),
-                push=("ping 10", "ping-restart 60"),
-            ),
+    def gro(self) -> None:
+        """Have the client's end merge UDP datagrams, as a network card does.
+
+        A veth does not by itself. The delay stands for a card's interrupt
+        mitigation.
+        """
+        switch = ["ethtool", "-K", "uplink", "gro", "on"]
+        self.vpn.run([*switch, "rx-udp-gro-forwarding", "on"])
+        self.vpn.run(["unshare", "--mount", "sh", "-ec", _MITIGATE])
+
+    def server(
+        self,
+        proto: str = "udp",
+        cipher: str = "AES-256-GCM",
+        *,
+        ours: bool = False,
+        push: tuple[str, ...] = PUSH,
+        extra: tuple[str, ...] = (),
+    ) -> Server:
+        """A server, not started: an unmodified OpenVPN's, or ours."""
+        settings = Settings(
+            wrap=Wrap.TLS_CRYPT,
+            cipher=cipher,
+            proto=proto,
+            address=IPv4Address(OUTSIDE),
+            push=push,
+            extra=extra,
         )
+        kind = _Ours if ours else Server
+        return kind(self.internet, self.scratch, settings)
+
+
+class _Ours(OurServer):
+    words = ("--plane", "userspace")

@@ -1,32 +1,38 @@
-"""One measurement: a server, a client, and each kind of traffic in turn."""
+"""A server and a client that run, and what is measured between them."""
 
+import contextlib
+import functools
 import json
 import re
-import statistics
+import socket
+import struct
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bench.load import SMALL_SIZE
-from bench.process import cpu_seconds, pss_mib
-from bench.rig import INSIDE, OUTSIDE, Rig
-from bench.variants import CPU_SERVER, VARIANTS, environment
+from bench.process import cpu_seconds
+from bench.rig import INSIDE, OUTSIDE, PUSH, Rig
+from bench.variants import CPU_SERVER, VARIANTS, Plain, Running, environment
+from lab.addresses import VPN_PORT
+from lab.openvpn import Server
 
 GIB = 1 << 30
+MIB = 1 << 20
 ROOT = Path(__file__).parent.parent
-KINDS = ("up", "down", "both", "small")
+LIMIT = 150.0
+ETH_P_IP, SO_TIMESTAMPNS = 0x0800, 35
 
 
 class MismatchError(Exception):
     """What was received is not what was sent: there is nothing to report."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Transfer:
-    """One transfer. cpu and server_cpu: seconds of the process trees.
+    """One transfer. cpu, server_cpu: seconds of the process trees.
 
     For kind small, sent and received count datagrams, else bytes.
     """
@@ -40,158 +46,204 @@ class Transfer:
 
     @property
     def mbit(self) -> float:
-        size = SMALL_SIZE if self.kind == "small" else 1
-        return self.received * size * 8 / self.seconds / 1e6
+        return self.received * 8 / self.seconds / 1e6
 
-    @property
-    def cost(self) -> float:
+    def cost(self, *, server: bool = False) -> float:
         """CPU seconds per GiB; microseconds per datagram for small."""
+        cpu = self.cpu + self.server_cpu * server
         if self.kind == "small":
-            return self.cpu / max(self.received, 1) * 1e6
-        return self.cpu / (self.received / GIB)
+            return cpu / max(self.received, 1) * 1e6
+        return cpu / (self.received / GIB)
 
 
 @dataclass
-class Measurement:
-    """All about one client in one round."""
+class Session:
+    """A client that is connected to a server.
 
-    variant: str
-    scenario: str
-    transfers: dict[str, Transfer] = field(default_factory=dict)
-    started: float = 0.0
+    first_packet: seconds from the client's start to the first answer from
+    inside the tunnel. shake: from its first packet on the link to there.
+    """
+
+    rig: Rig
+    server: Server
+    client: Running | Plain
+    target: str
     first_packet: float = 0.0
-    pss: float = 0.0
-    ping_idle: float = 0.0
-    ping_loaded: float = 0.0
-    ping_loaded_max: float = 0.0
+    shake: float = 0.0
 
-    def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def pid(self) -> int:
+        assert self.client.process is not None
+        return self.client.process.pid
+
+    def cpu(self) -> tuple[float, float]:
+        own = cpu_seconds(self.pid) if self.client.process else 0.0
+        return own, cpu_seconds(self.server.process.pid)
+
+    def transfer(
+        self, kind: str, size: int, *, flows: int = 1, seconds: float = 2.0
+    ) -> Transfer:
+        """Move that many bytes (small: datagrams of that, for seconds)."""
+        words = ["--flows", str(flows), "--seconds", str(seconds)]
+        words += ["--size" if kind == "small" else "--bytes", str(size)]
+        with load(self, kind, *words) as process:
+            before = self.cpu()
+            output = begin(process)
+            after = self.cpu()
+        if not output:
+            raise MismatchError(f"{kind}: no result")
+        found = json.loads(output)
+        sent, received = found["sent"], found["received"]
+        wanted = size // flows * flows * (2 if kind == "both" else 1)
+        if kind != "small" and not sent == received == wanted:
+            raise MismatchError(f"{kind}: {found}, not {wanted}")
+        return Transfer(
+            kind,
+            found["seconds"],
+            sent,
+            received,
+            after[0] - before[0],
+            after[1] - before[1],
+        )
+
+    def ping(self, count: int) -> list[float]:
+        """Round trips in ms, 10 ms apart; a lost one counts as a second."""
+        words = ["-i", "0.01", "-c", str(count), "-W", "1", self.target]
+        done = self.rig.app.run(["ping", "-n", *words], check=False)
+        times = re.findall(r"time=([\d.]+)", done.stdout)
+        return [*map(float, times)] + [1000.0] * (count - len(times))
+
+    def ping_under(self, kind: str, count: int) -> list[float]:
+        """The same, while more is moved than can be in that time."""
+        with load(self, kind, "--bytes", str(100 * GIB)) as process:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+            time.sleep(0.5)
+            times = self.ping(count)
+            if process.poll() is not None:
+                raise MismatchError(f"{kind} ended during the pings")
+        return times
+
+
+@contextlib.contextmanager
+def load(
+    session: Session, kind: str, *words: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """The app's end of a transfer, connected and waiting for a line."""
+    argv = [sys.executable, "-m", "bench.load", kind, session.target, *words]
+    with subprocess.Popen(
+        session.rig.app.argv(argv),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment(),
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise MismatchError(f"{kind}: no connection")
+            yield process
+        finally:
+            process.kill()
+
+
+def begin(process: "subprocess.Popen[str]") -> str:
+    return process.communicate("\n", timeout=LIMIT)[0]
+
+
+@contextlib.contextmanager
+def session(
+    rig: Rig,
+    variant: str,
+    *,
+    proto: str = "udp",
+    cipher: str = "AES-256-GCM",
+    ours: bool = False,
+    push: tuple[str, ...] = PUSH,
+    extra: tuple[str, ...] = (),
+) -> Iterator[Session]:
+    """A fresh server and a fresh client; traffic flows."""
+    server = rig.server(proto, cipher, ours=ours, push=push, extra=extra)
+    plain = variant == "plain"
+    target = OUTSIDE if plain else INSIDE
+    with server, contextlib.closing(FirstPacket(rig)) as link:
+        pin(server.process.pid)
+        waiting = first_answer(rig, target)
+        client = VARIANTS[variant](rig, server)
+        try:
+            waiting.wait(40)
+            now = time.monotonic()
+            running = Session(rig, server, client, target)
+            if not plain:
+                running.first_packet = now - client.began
+                running.shake = now - link.seen()
+            time.sleep(0.3)
+            yield running
+        finally:
+            client.stop()
+
+
+class FirstPacket:
+    """When the VPN server's machine first got a packet for its port."""
+
+    def __init__(self, rig: Rig) -> None:
+        with rig.internet.enter():
+            self._sock = socket.socket(
+                socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP)
+            )
+        self._sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        self._sock.bind(("downlink", ETH_P_IP))
+
+    def seen(self) -> float:
+        """In monotonic seconds. It watches no longer: that costs time."""
+        self._sock.setblocking(False)
+        packet, extra, _, _ = self._sock.recvmsg(100, 100)
+        # something else may be seen first
+        while packet[22:24] != VPN_PORT.to_bytes(2, "big"):
+            packet, extra, _, _ = self._sock.recvmsg(100, 100)
+        self.close()
+        seconds, nanoseconds = struct.unpack("=qq", extra[0][2])
+        ago: float = time.time() - seconds - nanoseconds / 1e9
+        return time.monotonic() - ago
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def first_answer(rig: Rig, target: str) -> "subprocess.Popen[bytes]":
+    """A process that ends with the first answer; it asks every 10 ms."""
+    return rig.app.popen(
+        ["ping", "-n", "-i", "0.01", "-w", "30", "-c", "1", target]
+    )
 
 
 def start_load(rig: Rig) -> None:
     """Start the far end of the traffic, and compile what clients import."""
-    subprocess.run(
-        [sys.executable, "-m", "compileall", "-q", "qubes_vpn", "bench", "lab"],
-        env=environment(rig),
-        cwd=ROOT,
-        check=True,
-    )
-    for module in ("qubes_vpn.cli.client", "bench.client", "numpy"):
-        subprocess.run(
-            [sys.executable, "-c", f"import {module}"],
-            env=environment(rig),
-            check=True,
-        )
+    compile_all(rig.python)
     process = rig.internet.popen(
         [
             *("taskset", "-c", CPU_SERVER, sys.executable),
-            *("-m", "bench.load", "serve", "0.0.0.0"),
+            *("-m", "bench.load", "serve"),
         ],
         stdout=subprocess.PIPE,
-        env=environment(rig),
+        env=environment(),
     )
     assert process.stdout is not None
     process.stdout.readline()
 
 
-def load(rig: Rig, kind: str, seconds: float, target: str) -> dict[str, Any]:
-    words = [sys.executable, "-m", "bench.load", kind, str(seconds), target]
-    done = subprocess.run(
-        rig.app.argv(words),
-        capture_output=True,
-        text=True,
-        timeout=seconds + 90,
-        env=environment(rig),
-    )
-    if done.returncode:
-        raise MismatchError(f"{kind}: {done.stderr.strip()[-500:]}")
-    result: dict[str, Any] = json.loads(done.stdout)
-    if kind != "small" and result["sent"] != result["received"]:
-        raise MismatchError(f"{kind}: {result}")
-    return result
+@functools.cache
+def compile_all(python: str) -> None:
+    """As the packages do."""
 
+    def run(*words: str) -> None:
+        command = [python, *words]
+        subprocess.run(command, env=environment(), cwd=ROOT, check=True)
 
-def ping(rig: Rig, target: str, count: int) -> list[float]:
-    """Round trips in ms, 10 ms apart; what is lost counts as a second."""
-    done = rig.app.run(
-        ["ping", "-n", "-i", "0.01", "-c", str(count), "-W", "1", target],
-        check=False,
-    )
-    times = [float(each) for each in re.findall(r"time=([\d.]+)", done.stdout)]
-    return times + [1000.0] * (count - len(times))
-
-
-def measure(
-    rig: Rig,
-    name: str,
-    *,
-    proto: str,
-    cipher: str,
-    seconds: float,
-    kinds: tuple[str, ...],
-) -> Measurement:
-    """Run one client through everything."""
-    found = Measurement(name, f"{proto} {cipher}")
-    with rig.server(proto, cipher) as server:
-        pin(server.process.pid)
-        waiting = None
-        if name != "plain":
-            begin = time.monotonic()
-            waiting = rig.app.popen(
-                ["ping", "-n", "-i", "0.01", "-w", "30", "-c", "1", INSIDE]
-            )
-        client = VARIANTS[name](rig, server)
-        try:
-            found.started = client.started
-            if waiting is not None:
-                waiting.wait(40)
-                found.first_packet = time.monotonic() - begin
-            time.sleep(0.3)
-            target = OUTSIDE if name == "plain" else INSIDE
-            for kind in kinds:
-                found.transfers[kind] = transfer(
-                    rig, kind, seconds, target, client, server.process.pid
-                )
-            if "down" in kinds:
-                latency(rig, found, target, seconds)
-            if client.process is not None:
-                found.pss = pss_mib(client.process.pid)
-        finally:
-            client.stop()
-    return found
-
-
-def transfer(
-    rig: Rig, kind: str, seconds: float, target: str, client: Any, server: int
-) -> Transfer:
-    def cpu() -> tuple[float, float]:
-        own = cpu_seconds(client.process.pid) if client.process else 0.0
-        return own, cpu_seconds(server)
-
-    before = cpu()
-    result = load(rig, kind, seconds, target)
-    after = cpu()
-    return Transfer(
-        kind,
-        result["seconds"],
-        result["sent"],
-        result["received"],
-        after[0] - before[0],
-        after[1] - before[1],
-    )
-
-
-def latency(rig: Rig, found: Measurement, target: str, seconds: float) -> None:
-    """Ping with nothing else, then while a download runs."""
-    found.ping_idle = statistics.median(ping(rig, target, 30))
-    words = [sys.executable, "-m", "bench.load", "down", str(seconds), target]
-    busy = rig.app.popen(words, env=environment(rig))
-    time.sleep(0.5)
-    times = ping(rig, target, max(10, int((seconds - 0.8) / 0.012)))
-    busy.wait(60)
-    found.ping_loaded = statistics.median(times)
-    found.ping_loaded_max = max(times)
+    run("-m", "compileall", "-q", "qubes_vpn", "bench", "lab")
+    for module in ("qubes_vpn.cli.client", "bench.client", "numpy"):
+        run("-c", f"import {module}")
 
 
 def pin(pid: int) -> None:
@@ -202,6 +254,9 @@ def pin(pid: int) -> None:
     )
 
 
-def save(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
+def flags(server: Server) -> str:
+    """A server's configuration without its keys, in one line."""
+    text = re.sub(r"<(\S+)>.*?</\1>", "", server.config(), flags=re.DOTALL)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    program = type(server).__name__.strip("_")
+    return f"{program}: {'; '.join(lines)}".replace(f"{server.scratch}/", "")

@@ -2,13 +2,11 @@
 
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench.process import cpu_seconds
-from bench.rig import INSIDE, OUTSIDE, TUN, Rig
+from bench.rig import TUN, Rig
 from lab.namespace import LabError, kill
 from lab.openvpn import OPENVPN, STARTED, Server
 
@@ -16,29 +14,31 @@ WAIT = 30.0
 CPU_CLIENT, CPU_SERVER = "0", "1"
 
 
-def environment(rig: Rig) -> dict[str, str]:
+def environment() -> dict[str, str]:
     """With compiled modules, as the packages have them."""
     root = str(Path(__file__).parent.parent)
     env = {**os.environ, "PYTHONPATH": root}
     env.pop("PYTHONDONTWRITEBYTECODE", None)
-    env["PYTHONPYCACHEPREFIX"] = str(rig.scratch / "pyc")
     return env
 
 
 class Running:
-    """A client that is connected. started: seconds from exec to that."""
+    """A client that is connected.
 
-    target = INSIDE
+    began: when it was started. started: seconds from there to connected.
+    argv: for people, without the places of this run.
+    """
 
     def __init__(self, rig: Rig, argv: list[str], sign: str) -> None:
         self.log = rig.scratch / f"client-{time.monotonic_ns()}"
-        begin = time.monotonic()
+        self.argv = shown(argv, rig)
+        self.began = begin = time.monotonic()
         with self.log.open("wb") as log:
             self.process = rig.vpn.popen(
                 ["taskset", "-c", CPU_CLIENT, *argv],
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(rig),
+                env=environment(),
             )
         while sign not in self.text():
             if self.process.poll() is not None or (
@@ -47,7 +47,6 @@ class Running:
                 raise LabError(f"not connected:\n{self.text()[-2000:]}")
             time.sleep(0.005)
         self.started = time.monotonic() - begin
-        self.cpu_started = cpu_seconds(self.process.pid)
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -59,15 +58,21 @@ class Running:
 class Plain:
     """No client: forwarding alone."""
 
-    target = OUTSIDE
     process = None
-    started = cpu_started = 0.0
+    argv = ""
+    began = started = 0.0
 
     def __init__(self, rig: Rig, server: Server) -> None:
         del rig, server
 
     def stop(self) -> None:
         pass
+
+
+def shown(argv: list[str], rig: Rig) -> str:
+    """A command line as a reader would type it."""
+    text = " ".join(["python", *argv[1:]] if argv[0] == rig.python else argv)
+    return text.replace(f"{rig.scratch}/", "")
 
 
 def profile(rig: Rig, server: Server) -> str:
@@ -83,7 +88,7 @@ def openvpn(rig: Rig, server: Server) -> Running:
 
 
 def product(rig: Rig, server: Server) -> Running:
-    argv = [sys.executable, "-m", "qubes_vpn", "client", "--unlocked"]
+    argv = [rig.python, "-m", "qubes_vpn", "client", "--unlocked"]
     argv += ["--uplink", "uplink", "--dev", TUN, "--plane", "userspace"]
     argv += ["--control", str(rig.scratch / "control")]
     argv += ["--state", str(rig.scratch / "state")]
@@ -92,13 +97,13 @@ def product(rig: Rig, server: Server) -> Running:
 
 def plane(kind: str) -> Callable[[Rig, Server], Running]:
     def start(rig: Rig, server: Server) -> Running:
-        argv = [sys.executable, "-m", "bench.client", profile(rig, server)]
+        argv = [rig.python, "-m", "bench.client", profile(rig, server)]
         return Running(rig, [*argv, "--plane", kind], "\nconnected")
 
     return start
 
 
-VARIANTS = {
+VARIANTS: dict[str, Callable[[Rig, Server], Running | Plain]] = {
     "openvpn": openvpn,
     "qubes-vpn": product,
     "offload": plane("offload"),
