@@ -245,7 +245,7 @@ DIRECTIVES: Final = _table((
     Directive("redirect-gateway", "[redirect...]", _BOTH),
     Directive("redirect-private", "[redirect...]", _BOTH, _IGNORE, _ROUTING),
     Directive("block-ipv6", "", _BOTH),
-    Directive("max-routes", "[text]", _FILE, _IGNORE, "1024 routes are taken"),
+    Directive("max-routes", "[text]", _FILE, _IGNORE, "1008 routes are taken"),
     Directive("client-nat", "text text text text", _BOTH, _REFUSE, "addresses are not translated inside the tunnel"),
     Directive("dhcp-option", "text [text...]", _BOTH),
     Directive("dns", "text...", _BOTH),

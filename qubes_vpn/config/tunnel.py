@@ -18,7 +18,9 @@ Route = tuple[Network, str, int]
 # Told what is not applied, and why.
 Refuse = Callable[[Item, str], None]
 
-ROUTES_MAX: Final = 1024
+# With the defaults, neighbours and resolvers these are the 1024 at most that
+# the keeper takes.
+ROUTES_MAX: Final = 1008
 DNS_MAX: Final = 8
 SEARCH_MAX: Final = 32
 DNS_PORT: Final = 53

@@ -22,7 +22,7 @@ from qubes_vpn.policy.phase import (
     Plane,
 )
 
-MESSAGE_MAX = 60_000
+MESSAGE_MAX = 120_000
 DESCRIPTORS_MAX = 4
 ENDPOINTS_MAX = 512
 ROUTES_MAX = 1024

@@ -243,7 +243,7 @@ ROWS = {
                 PULLED,
                 "routes_that_are_refused",
                 "ipv6_routes_that_are_refused",
-                "there_are_no_more_than_1024_routes",
+                "there_are_no_more_than_1008_routes",
             ),
             *_in(
                 f"{LEAKS}routes",

@@ -5,12 +5,17 @@ session goes on or ends with a reason, and what is shown can be shown.
 """
 
 import tracemalloc
+import typing
 
 import pytest
 
 from qubes_vpn.config.pulled import merge
 from qubes_vpn.engine import effects as do
 from qubes_vpn.engine.states import Closed, Established, Pulling
+from qubes_vpn.keeper import messages as keeper_messages
+from qubes_vpn.keeper.codec import Codec
+from qubes_vpn.runtime import mapping
+from qubes_vpn.runtime.messages import CODEC, Report
 from qubes_vpn.wire.opcode import Opcode
 from tests.unit.config.test_pulled import PROFILE, REMOTE, SUBNET, pulled
 from tests.unit.engine.pair import connected, pair
@@ -226,6 +231,34 @@ AUTH_FAILED = (
     *(",SESSION", ",SESSION:x", ",CRV1", ",CRV1:", ",CRV1:R,E:s:!!:x"),
     *(",CRV1:R,E:s:YQ==:" + "x" * 3000, ",CRV1::::", ",%s%n", ",CRV1:E:s::q"),
 )
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_p29_the_largest_settings_fit_what_carries_them(version):
+    """A push of many routes ended the engine, again and again."""
+    six = "ifconfig-ipv6 fd00:1234:5678:9abc:def0:1234:5678:9abc/64 fd00::2"
+    long = "2001:db8:1234:5678:9abc:def0:{:x}:1111"
+    many = {
+        4: (
+            f"route 20.{n >> 8}.{n & 255}.0 255.255.255.0" for n in range(1200)
+        ),
+        6: (f"route-ipv6 {long.format(n)}/128 :: {10**9}" for n in range(1200)),
+    }[version]
+    servers = [f"dhcp-option DNS6 {long.format(n)}" for n in range(20)]
+    refused = [f"{'x' * 64}{n} {'y' * 200}" for n in range(200)]
+    settings = pulled(*many, *servers, *refused, base=(*SUBNET, six))
+    configure = mapping.configure(settings)
+    assert len(configure.routes) == len(settings.routes) + 2
+    report = Report(
+        "connected",
+        dns=tuple(map(str, settings.dns)),
+        routes=tuple(str(route.network) for route in settings.routes),
+        refused=settings.refused,
+        drops=tuple((f"a-reason-of-some-length-{n}", 10**9) for n in range(99)),
+    )
+    keeper = Codec(typing.get_args(keeper_messages.EngineRequest))
+    for codec, message in ((keeper, configure), (CODEC, report)):
+        assert codec.decode(codec.encode(1, message)) == (1, message)
 
 
 @pytest.mark.parametrize("tail", AUTH_FAILED)

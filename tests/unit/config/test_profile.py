@@ -882,11 +882,11 @@ def test_only_certificates_are_taken_of_ca(parse, files):
     assert parse(text).server_check.ca == files["ca.crt"]
 
 
-def test_a_profile_has_no_more_than_1024_routes(having):
+def test_a_profile_has_no_more_than_1008_routes(having):
     lines = "".join(f"route 10.{n >> 8}.{n & 255}.0\n" for n in range(1100))
     profile = having(lines)
-    assert len(profile.routes) == 1024
-    assert len(profile.notes) == 1100 - 1024
+    assert len(profile.routes) == 1008
+    assert len(profile.notes) == 1100 - 1008
 
 
 def test_sizes_have_limits(wrong, parse):

@@ -259,7 +259,7 @@ def test_there_are_no_more_than_eight_resolvers():
     assert len(pulled(*options).dns) == tunnel.DNS_MAX
 
 
-def test_there_are_no_more_than_1024_routes():
+def test_there_are_no_more_than_1008_routes():
     options = [
         f"route 20.{n >> 8}.{n & 255}.0 255.255.255.0" for n in range(3000)
     ]
