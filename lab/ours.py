@@ -16,9 +16,10 @@ KEYED = r"client \d+: key \d, (\S+)"
 class OurServer(Server):
     """`qubes-vpn server` with the settings of a lab server.
 
-    words: of its command line, besides.
+    command: what starts it. words: of its command line, besides.
     """
 
+    command: tuple[str, ...] = COMMAND
     words: tuple[str, ...] = ()
 
     def start(self) -> None:
@@ -30,7 +31,7 @@ class OurServer(Server):
         with self.log_path.open("ab") as log:
             self._process = self.namespace.popen(
                 [
-                    *COMMAND,
+                    *self.command,
                     str(path),
                     *("--control", str(self.control)),
                     *self._passwords(),
