@@ -6,6 +6,7 @@ which this qube cannot deceive, there is `qvm-vpn leaktest` in dom0.
 """
 
 import argparse
+import json
 import os
 import secrets
 import time
@@ -57,7 +58,12 @@ class Outcome:
             return "not tried: it never arrived here"
         if self.tunnel:
             return "in the tunnel"
-        return "stopped" if self.taken else "refused"
+        return "dropped" if self.taken else "refused"
+
+    @property
+    def proven(self) -> bool:
+        """Whether it was really tried, and nothing left in clear."""
+        return not (self.clear or self.words.startswith("not"))
 
 
 def register(commands: "Subcommands") -> None:
@@ -65,6 +71,7 @@ def register(commands: "Subcommands") -> None:
     parser = commands.add_parser(
         "leaktest", help="try what must not leave; a table of results"
     )
+    parser.add_argument("--json", action="store_true", help="for programs")
     parser.add_argument("--uplink", metavar="DEV", default="eth0")
     parser.add_argument("--control", metavar="PATH", default=DEFAULT_PATH)
     parser.set_defaults(run=run)
@@ -83,9 +90,22 @@ def run(args: argparse.Namespace, world: World) -> int:
             _outcome(each, mark, args.uplink, as_qube)
             for each in _tries(mark, args.uplink, endpoint)
         ]
-    for line in report(phase, outcomes):
-        print(line, file=world.out)
-    fine = not any(o.clear or o.words.startswith("not") for o in outcomes)
+    fine = all(outcome.proven for outcome in outcomes)
+    if args.json:
+        rows = [
+            {
+                "who": each.tried.who,
+                "what": each.tried.what,
+                "result": each.words,
+                "clear": each.clear,
+            }
+            for each in outcomes
+        ]
+        answer = {"v": 1, "ok": fine, "phase": phase, "rows": rows}
+        print(json.dumps(answer), file=world.out)
+    else:
+        for line in report(phase, outcomes):
+            print(line, file=world.out)
     return EX_OK if fine else EX_UNAVAILABLE
 
 
@@ -100,11 +120,12 @@ def report(phase: str, outcomes: list[Outcome]) -> Iterator[str]:
     clear = sum(outcome.clear for outcome in outcomes)
     if clear:
         yield f"LEAK: {clear} packets of this test left in clear."
-        yield "Look at `qubes-vpn lockdown check`, and tell us."
-    elif any(outcome.words.startswith("not") for outcome in outcomes):
+        yield "`sudo qubes-vpn lockdown check` names what does not hold."
+    elif not all(outcome.proven for outcome in outcomes):
         yield "Nothing left in clear, but not everything could be tried."
     else:
         yield f"Nothing left in clear, of {len(outcomes)} ways that were tried."
+    yield "(dropped: without a word. refused: the program was told.)"
 
 
 def _status(path: str) -> tuple[str, tuple[str, int] | None]:
@@ -112,7 +133,7 @@ def _status(path: str) -> tuple[str, tuple[str, int] | None]:
     try:
         client = ControlClient(path)
     except (UnavailableError, OsRefusedError):
-        return "the client does not run", None
+        return "none: the client does not run here", None
     try:
         status = client.ask("status")
     finally:
@@ -138,7 +159,7 @@ def _tries(
         ("TCP to the internet", partial(probe.tcp, probe.TARGET4, 80, mark)),
         ("ping", partial(probe.ping, probe.TARGET4, mark)),
         (
-            "a name, of any resolver",
+            "a question to any resolver",
             partial(probe.udp, probe.TARGET4, 53, mark),
         ),
     ]
@@ -154,7 +175,9 @@ def _tries(
     many = partial(probe.udp, "224.0.0.251", 5353, mark)
     yield Try(ITSELF, "multicast, as mDNS", many)
     yield Try(
-        ITSELF, "frames past the IP stack", partial(probe.raw, uplink, mark)
+        ITSELF,
+        "raw frames, past the IP stack",
+        partial(probe.raw, uplink, mark),
     )
 
 

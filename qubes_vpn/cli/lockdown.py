@@ -64,7 +64,19 @@ def run_check(args: argparse.Namespace, world: World) -> int:
             word = "pass" if row.ok else "FAIL"
             world.out.write(f"{word}  {row.layer:9}{row.what}\n")
             world.out.writelines(f"{line}\n" for line in _wrap(row.detail))
+        world.out.write(f"{judgement([row.ok for row in rows])}\n")
     return EX_OK if ok else EX_UNAVAILABLE
+
+
+def judgement(ok: list[bool]) -> str:
+    """Say in one line what the rows come to."""
+    if all(ok):
+        return "The lock is in force."
+    return (
+        f"{ok.count(False)} of {len(ok)} do not hold: something may leave."
+        " `sudo qubes-vpn lockdown apply`\ncloses; a running keeper mends it by"
+        " itself, and its journal says who did it."
+    )
 
 
 def _wrap(detail: str) -> list[str]:

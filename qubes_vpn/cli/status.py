@@ -69,15 +69,18 @@ def run_verb(args: argparse.Namespace, world: World) -> int:
     return EX_UNAVAILABLE
 
 
+def _stopped(status: dict[str, Any]) -> Iterator[str]:
+    """Say that forwarding is off, and when it comes back (QV-405)."""
+    if status["stopped"]:
+        yield f"stopped    nothing is forwarded: {status['stopped']}"
+        wait = status["resumes_in"]
+        yield f"           it goes on after {wait} s of peace (QV-405)"
+
+
 def describe(status: dict[str, Any]) -> Iterator[str]:
     """Give the lines of a status, for a person."""
     yield f"phase      {status['phase']}"
-    if status["stopped"]:
-        yield f"stopped    nothing is forwarded: {status['stopped']}"
-        yield (
-            f"           it goes on after {status['resumes_in']} s of peace"
-            " (QV-405)"
-        )
+    yield from _stopped(status)
     reason = status["reason"]
     if reason["text"]:
         yield f"reason     {reason['code']} {reason['text']}".rstrip()
@@ -106,3 +109,12 @@ def describe(status: dict[str, Any]) -> Iterator[str]:
         yield f"refused    {option}: {why}"
     if status["repairs"]:
         yield f"repairs    {status['repairs']} ({status['culprit']})"
+
+
+def _stopped(status: dict[str, Any]) -> Iterator[str]:
+    if status["stopped"]:
+        yield f"stopped    nothing is forwarded: {status['stopped']}"
+        yield (
+            f"           it goes on after {status['resumes_in']} s of peace"
+            " (QV-405)"
+        )

@@ -19,6 +19,7 @@ from qubes_vpn.system.nft import Json, Nft, canonical
 from qubes_vpn.system.rtnl import RouteSeen, Rtnl
 
 SETTINGS: Final = "settings"
+SETTINGS_SHOWN: Final = 3
 # What a phase may change in a table without its being another table.
 _PHASE_CHAINS: Final = frozenset({"phase", "resolvers", "closed", "neighbours"})
 _OPENING: Final = frozenset({"accept", "jump", "goto", "return", "vmap"})
@@ -38,22 +39,15 @@ class Row:
 def audit(uplink_name: str, gid: int) -> list[Row]:
     """Look at every layer. OsRefusedError when the kernel cannot be asked."""
     layers = Layers(uplink_name, gid)
-    tables = {
-        FILTER: layers.nft.list_table(firewall.TABLE),
-        UPLINK: layers.nft.list_table(uplink.TABLE),
-    }
+    items = layers.nft.list_table(firewall.TABLE) or []
     wanted = run_isolated(lambda: _reference(uplink_name, gid))
     return [
-        *_table_rows(FILTER, firewall.TABLE, tables[FILTER], wanted[FILTER]),
-        *_awake_row(layers.nft, FILTER, firewall.TABLE),
-        *_phase_rows(FILTER, tables[FILTER] or []),
-        *_tunnel_rows(layers, tables[FILTER] or []),
+        *_table_rows(layers.nft, FILTER, firewall.TABLE, wanted[FILTER]),
+        *_tunnel_rows(layers, items),
         *_rule_rows(layers),
-        *_route_rows(layers, tables[FILTER] or []),
-        *_table_rows(UPLINK, uplink.TABLE, tables[UPLINK], wanted[UPLINK]),
-        *_awake_row(layers.nft, UPLINK, uplink.TABLE),
-        *_phase_rows(UPLINK, tables[UPLINK] or []),
-        *_setting_rows(uplink_name, tables[FILTER] or []),
+        *_route_rows(layers, items),
+        *_table_rows(layers.nft, UPLINK, uplink.TABLE, wanted[UPLINK]),
+        *_setting_rows(uplink_name, items),
     ]
 
 
@@ -91,19 +85,18 @@ def _static(items: list[Json]) -> list[Any]:
 
 
 def _table_rows(
-    layer: str, name: str, found: list[Json] | None, wanted: list[Json]
+    nft: Nft, layer: str, name: str, wanted: list[Json]
 ) -> Iterator[Row]:
+    found = nft.list_table(name)
     yield Row(layer, f"table {name} is loaded", ok=found is not None)
     if found is None:
         return
     differing = _difference(_static(found), _static(wanted))
     what = "chains, policies and rules are the shipped ones"
     yield Row(layer, what, not differing, differing)
-
-
-def _awake_row(nft: Nft, layer: str, name: str) -> Iterator[Row]:
     flags = nft.flags(name)
-    yield Row(layer, "the table is awake", "dormant" not in flags, flags)
+    yield Row(layer, "the table is not dormant", "dormant" not in flags, flags)
+    yield from _phase_rows(layer, found)
 
 
 def _phase_rows(layer: str, items: list[Json]) -> Iterator[Row]:
@@ -115,7 +108,8 @@ def _phase_rows(layer: str, items: list[Json]) -> Iterator[Row]:
             verdicts = {key for each in rule["expr"] for key in each}
             if verdicts & _OPENING:
                 bad.append(f"chain {rule['chain']}")
-    yield Row(layer, "no rule of a phase accepts", not bad, ", ".join(bad))
+    what = "what changes with the phase opens nothing by itself"
+    yield Row(layer, what, not bad, ", ".join(bad))
     ends = [
         " ".join(map(str, element["concat"]))
         for name in firewall.LINK_SETS
@@ -172,7 +166,8 @@ def _rule_rows(layers: Layers) -> Iterator[Row]:
     for version in (4, 6) if sysctl.has_ipv6() else (4,):
         lost = [str(r.priority) for r in missing if r.version == version]
         what = f"IPv{version} rules 45 to 71 are there"
-        yield Row(ROUTING, what, not lost, ", ".join(lost))
+        detail = f"missing: {', '.join(lost)}" if lost else ""
+        yield Row(ROUTING, what, not lost, detail)
     # a rule for a device of another name is ours too
     foreign = [
         f"{rule.priority} (IPv{rule.version})"
@@ -207,7 +202,10 @@ def _setting_rows(uplink_name: str, items: list[Json]) -> Iterator[Row]:
     for path, value in sysctls.SETTINGS:
         wrong += sysctl.wrong(path, value)
     what = "redirects, source routes and the like are off"
-    yield Row(SETTINGS, what, not wrong, ", ".join(wrong))
+    shown = ", ".join(wrong[:SETTINGS_SHOWN])
+    more = len(wrong) - SETTINGS_SHOWN
+    detail = f"{shown}, and {more} more" if more > 0 else shown
+    yield Row(SETTINGS, what, not wrong, detail)
     path = sysctls.disable_ipv6(uplink_name)
     with contextlib.suppress(OsRefusedError):
         on = bool(sysctl.wrong(path, 1))

@@ -1,5 +1,7 @@
 """`qubes-vpn leaktest` in a VPN qube: open, locked, connected."""
 
+import json
+
 from tests.netns.scene import Scene
 from tests.netns.toy import SCRIPT
 
@@ -28,7 +30,24 @@ def test_a_locked_qube_passes():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "LEAKED" not in done.stdout
     assert "the client does not run" in done.stdout
+    assert "dropped" in done.stdout
     assert "in the tunnel" not in done.stdout
+
+
+def test_the_same_for_programs():
+    with Scene("ours", connect=False) as scene:
+        done = scene.appliance.command("leaktest", "--json")
+        answer = json.loads(done.stdout)
+        assert answer["ok"]
+        assert {row["result"] for row in answer["rows"]} == {
+            "dropped",
+            "refused",
+        }
+        scene.lab.vpn.nft("delete table netdev qubes_vpn")
+        done = scene.appliance.command("leaktest", "--json", check=False)
+        answer = json.loads(done.stdout)
+    assert (done.returncode, answer["ok"]) == (69, False)
+    assert sum(row["clear"] > 0 for row in answer["rows"]) == 1
 
 
 def test_a_connected_qube_passes_and_says_where_it_went():
@@ -61,4 +80,4 @@ def test_one_layer_less_is_found():
     assert done.returncode == 69
     leaked = [x for x in done.stdout.splitlines() if x.endswith("LEAKED")]
     assert len(leaked) == 1
-    assert "frames past the IP stack" in leaked[0]
+    assert "raw frames, past the IP stack" in leaked[0]

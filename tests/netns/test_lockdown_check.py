@@ -27,7 +27,17 @@ def layers(failed):
 
 
 def test_without_the_lock_every_layer_fails(lab):
-    assert layers(check(lab)) == {"filter", "routing", "uplink", "settings"}
+    failed = check(lab)
+    assert layers(failed) == {"filter", "routing", "uplink", "settings"}
+    shown = lab.vpn.run(COMMAND, check=False).stdout
+    # nothing is said of what is not there
+    assert "dormant" not in shown
+    assert "missing: 45, 45, 46" in shown
+    assert f"{len(failed)} of {shown.count('pass') + len(failed)} do not" in (
+        shown
+    )
+    assert "`sudo qubes-vpn lockdown apply`" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 def test_with_the_lock_all_is_well_in_every_phase(lab):
@@ -40,6 +50,7 @@ def test_with_the_lock_all_is_well_in_every_phase(lab):
         rig.forward()
         assert check(lab) == set()
         done = lab.vpn.run(COMMAND)
+        assert done.stdout.endswith("\nThe lock is in force.\n")
         assert f"{at.SERVER4} udp {at.VPN_PORT}" in done.stdout
         assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
