@@ -34,7 +34,7 @@ def samples(step):
 
 @pytest.mark.parametrize(("step", "good"), [(0, True), (1, False)])
 def test_growth_is_noticed(step, good):
-    result = run.Result(300, 5, 5, 1.0, samples(step))
+    result = run.Result(300, 5, 5, 1.0, samples=samples(step))
     result.growth = run.grown(result.samples)
     if good:
         run.judge(result)
@@ -44,7 +44,7 @@ def test_growth_is_noticed(step, good):
 
 
 def test_another_process_is_noticed():
-    result = run.Result(300, 5, 5, 1.0, samples(0))
+    result = run.Result(300, 5, 5, 1.0, samples=samples(0))
     result.samples[-1].numbers["engine pid"] += 1
     result.growth = run.grown(result.samples)
     with pytest.raises(AssertionError):
