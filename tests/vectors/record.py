@@ -43,7 +43,12 @@ STATIC = {
         *["--auth", digest],
     ]
     for direction in ("", "0", "1")
-    for cipher, digest in (("AES-256-CBC", "SHA256"), ("AES-128-CBC", "none"))
+    for cipher, digest in (
+        ("AES-256-CBC", "SHA256"),
+        ("AES-128-CBC", "none"),
+        ("AES-192-CBC", "SHA512"),
+        ("AES-256-CBC", "SHA1"),
+    )
 }
 COMMON = ["openvpn", "--dev", "null", "--proto", "udp4", "--ping", "1"]
 

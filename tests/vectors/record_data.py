@@ -1,0 +1,214 @@
+"""Record data packets and keys of real openvpn processes.
+
+Run as root: python -m tests.vectors.record_data. At verb 11 openvpn prints the
+keys that it derived; a recorder between two of them keeps the packets. Where a
+derivation needs what neither prints, our own client is one of the two.
+"""
+
+import contextlib
+import json
+import pathlib
+import re
+import select
+import socket
+import sys
+import tempfile
+from ipaddress import ip_address
+
+from lab import openvpn27
+from lab.namespace import Namespace
+from lab.openvpn import OPENVPN, Server, Settings, Wrap
+from qubes_vpn.engine import effects, peer_info
+from qubes_vpn.engine.push_options import IvProto
+from tests.unit.engine.live import Live, profile_of
+from tests.vectors.record import make_identity
+
+HERE = pathlib.Path(__file__).parent
+RELAY, SERVER, CLIENT = 4000, 4001, 4002
+DATA_KINDS = (6, 9)
+PACKETS = 3
+AEAD = ("AES-128-GCM", "AES-192-GCM", "AES-256-GCM", "CHACHA20-POLY1305")
+CBC = [
+    (f"AES-{size}-CBC", digest)
+    for size in (128, 192, 256)
+    for digest in ("SHA1", "SHA256", "SHA512")
+]
+HEX = "([0-9a-f ]*)"
+
+
+def hexed(text):
+    return text.replace(" ", "")
+
+
+def keys_of(log, role):
+    """What one side printed: the keys of both directions.
+
+    "Encrypt" is the first half of the key block, which is the client's.
+    """
+    ways = {"encrypt": "Encrypt", "decrypt": "Decrypt"}
+    if role == "server":
+        ways = {"encrypt": "Decrypt", "decrypt": "Encrypt"}
+    found = {}
+    for way, word in ways.items():
+        for kind in ("cipher", "hmac"):
+            printed = re.search(rf"Master {word} \({kind}, .*?\): {HEX}", log)
+            found[f"{way} {kind}"] = hexed(printed[1])
+    return found
+
+
+def said(log):
+    """Version, the first payload, the first nonce, the keys of epochs."""
+    epochs = re.findall(
+        rf"(\w+)going Epoch Data key (\d+): CIPHER KEY: {HEX}", log
+    )
+    incoming = re.findall(
+        rf"Incoming Epoch Data key (\d+): CIPHER KEY: {HEX}", log
+    )
+    outgoing = [(number, key) for way, number, key in epochs if way == "Out"]
+    return {
+        "version": re.search(r"OpenVPN (\d\S*)", log)[1],
+        "nonce": hexed(re.search(rf"ENCRYPT IV: {HEX}", log)[1]),
+        "outgoing epochs": {n: hexed(key) for n, key in outgoing},
+        "incoming epochs": {n: hexed(key) for n, key in incoming},
+    }
+
+
+def pair(namespace, program, options):
+    """Two processes and their data packets: {"client": ..., "server": ...}."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        make_identity(folder)
+        common = [
+            *(*program, "--dev", "null", "--proto", "udp4", "--ping", "1"),
+            *("--ca", str(folder / "cert.pem"), "--cert"),
+            *(str(folder / "cert.pem"), "--key", str(folder / "key.pem")),
+            *("--verb", "11", *options),
+        ]
+        with namespace.enter():
+            relay = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        roles = {
+            "server": ["--lport", f"{SERVER}", "--tls-server", "--dh", "none"],
+            "client": [
+                *("--lport", f"{CLIENT}", "--tls-client"),
+                *("--remote", "127.0.0.1", f"{RELAY}"),
+            ],
+        }
+        running = []
+        with relay:
+            relay.bind(("127.0.0.1", RELAY))
+            for role, words in roles.items():
+                with (folder / role).open("wb") as log:
+                    running.append(
+                        namespace.popen([*common, *words], stdout=log)
+                    )
+            packets = relayed(relay)
+            for process in running:
+                process.terminate()
+                process.wait()
+        logs = {role: (folder / role).read_text() for role in roles}
+    return {
+        role: {
+            **said(log),
+            **keys_of(log, role),
+            "packets": [one for who, one in packets if who == role],
+        }
+        for role, log in logs.items()
+    }
+
+
+def relayed(relay):
+    """Pass on what both say until both have sent enough data."""
+    packets = []
+    counts = {"server": 0, "client": 0}
+    while min(counts.values()) < PACKETS:
+        assert select.select([relay], [], [], 10)[0], counts
+        content, (_, port) = relay.recvfrom(65535)
+        relay.sendto(content, ("127.0.0.1", SERVER + CLIENT - port))
+        sender = "server" if port == SERVER else "client"
+        if content[0] >> 3 in DATA_KINDS and counts[sender] < PACKETS:
+            packets.append((sender, content.hex()))
+            counts[sender] += 1
+    return packets
+
+
+def derivation(namespace, *, exporter):
+    """What our client and an openvpn server put in, and what it printed."""
+    bits = peer_info._ALWAYS_BITS
+    if not exporter:
+        # as clients before 2.6 ask: without the bit the PRF is used
+        peer_info._ALWAYS_BITS = bits & ~IvProto.TLS_KEY_EXPORT
+    settings = Settings(
+        address=ip_address("127.0.0.1"),
+        wrap=Wrap.PLAIN,
+        cipher="AES-256-CBC",
+        auth="SHA512",
+        extra=("verb 11",),
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        with Server(namespace, folder, settings) as server:
+            live = Live(namespace, profile_of(server))
+            live.run_until(lambda one: one.of(effects.OpenForwarding))
+            channel = live.engine._channel
+            key = channel.key
+            ours, theirs = key._ours.source, key._peers.source
+            live.close()
+            log = server.log
+    peer_info._ALWAYS_BITS = bits
+    found = {
+        "version": re.search(r"OpenVPN (\d\S*)", log)[1],
+        "server": keys_of(log, "server"),
+    }
+    if exporter:
+        return found | {"ekm": key.tls.export(*EKM).hex()}
+    return found | {
+        "pre_master": ours.pre_master.hex(),
+        "client random": [ours.random1.hex(), ours.random2.hex()],
+        "server random": [theirs.random1.hex(), theirs.random2.hex()],
+        "session ids": [
+            channel.session_id.hex(),
+            channel.peer_session_id.hex(),
+        ],
+    }
+
+
+EKM = (b"EXPORTER-OpenVPN-datakeys", 256)
+
+
+def write(name, value):
+    path = HERE / f"{name}.json"
+    path.write_text(json.dumps(value, indent=1) + "\n")
+    sys.stdout.write(f"{path.name}: {', '.join(value)}\n")
+
+
+def main():
+    with contextlib.closing(Namespace("vectors")) as namespace:
+        namespace.ip("link set lo up")
+        program = (OPENVPN,)
+        packets = {}
+        for cipher in AEAD:
+            options = ("--data-ciphers", cipher)
+            packets[cipher] = pair(namespace, program, options)
+        for cipher, digest in CBC:
+            options = ("--data-ciphers", cipher, "--auth", digest)
+            packets[f"{cipher} {digest}"] = pair(namespace, program, options)
+        write("data-packets", packets)
+        program = openvpn27.command()
+        write(
+            "epoch-packets",
+            {
+                cipher: pair(namespace, program, ("--data-ciphers", cipher))
+                for cipher in ("AES-256-GCM", "CHACHA20-POLY1305")
+            },
+        )
+        write(
+            "derivations",
+            {
+                "PRF": derivation(namespace, exporter=False),
+                "EKM": derivation(namespace, exporter=True),
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
