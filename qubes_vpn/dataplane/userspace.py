@@ -30,6 +30,7 @@ from qubes_vpn.dataplane.link import (
     StreamLink,
     slug,
 )
+from qubes_vpn.dataplane.relayed import RelayedLink
 from qubes_vpn.engine.data_channel import OVERHEAD_MAX, DataChannel
 from qubes_vpn.errors import SessionError
 from qubes_vpn.wire.opcode import DATA_OPCODES
@@ -44,7 +45,8 @@ class UserspacePlane:
     """Moves packets between a tun descriptor and the link socket.
 
     link: connected and non-blocking, UDP, or TCP with stream=True; whoever
-    opened link and tun closes them. Until a key is installed, packets of
+    opened link and tun closes them. header: before each datagram, for a
+    relay. Until a key is installed, packets of
     the tun are dropped. Raises SessionError "link-closed" when a stream
     ended, "link-framing" when it is out of step, "tun-gone" when the device
     is.
@@ -57,15 +59,18 @@ class UserspacePlane:
         channel: DataChannel,
         *,
         stream: bool = False,
+        header: bytes = b"",
     ) -> None:
         self.device = ""
         self._channel = channel
         self._tun = tun
-        self._link: DatagramLink | StreamLink = (
-            StreamLink(link, channel.drop)
-            if stream
-            else DatagramLink(link, channel.drop)
-        )
+        self._link: DatagramLink | StreamLink
+        if stream:
+            self._link = StreamLink(link, channel.drop)
+        elif header:
+            self._link = RelayedLink(link, channel.drop, header)
+        else:
+            self._link = DatagramLink(link, channel.drop)
         self._plain = memoryview(bytearray(DATAGRAM_MAX))
         self._sealed = memoryview(bytearray(DATAGRAM_MAX + OVERHEAD_MAX))
         self._opened = memoryview(bytearray(DATAGRAM_MAX + SPARE))

@@ -27,6 +27,7 @@ from qubes_vpn.engine.conversation import Conversation
 from qubes_vpn.engine.dial import Dial
 from qubes_vpn.engine.effects import (
     AskUser,
+    Connect,
     Effect,
     InstallKeys,
     Notice,
@@ -162,6 +163,7 @@ class ClientEngine:
         self._inactivity = Inactivity(0, 0, 0.0, 0)
         self._path: PathMtu | None = None
         self._looked_at = 0.0
+        self._linked = True
         self._status = Status("")
 
     # --- what there is to know
@@ -217,8 +219,24 @@ class ClientEngine:
 
     # --- inputs
 
+    def ask(self, now: Now) -> None:
+        """Ask for what is missing; Connect comes when nothing is."""
+        self._linked = False
+        self._state = Asking(self._dial.timing(), now.mono + ASK_TIMEOUT)
+        self._ask_or_begin(now)
+
+    def attach(self, features: PlaneFeatures, link_mtu: int) -> None:
+        """Take note of what the link brought; see the constructor."""
+        self._situate(
+            replace(self._where, features=features, link_mtu=link_mtu)
+        )
+
+    def _situate(self, where: settle.Situation) -> None:
+        self._where = self._dial.where = self._talk.where = where
+
     def start(self, now: Now) -> None:
         """Begin: with a question if credentials are missing."""
+        self._linked = True
         timing = self._dial.timing()
         if self._profile.secret is not None:
             self._start_static(timing, now)
@@ -291,7 +309,9 @@ class ClientEngine:
         """
         if self._profile.secret is not None:
             return
-        self._dial.trust(check)
+        profile = replace(self._profile, server_check=check)
+        self._situate(replace(self._where, profile=profile))
+        self._dial.reload()
         match self._state:
             case Established(negotiating=False):
                 self._event(DeadlinePassed("renegotiate"), now)
@@ -372,7 +392,10 @@ class ClientEngine:
         assert isinstance(self._state, Asking)
         question = self._dial.question()
         if question is None:
-            self._take(begin(self._state.timing), now)
+            if self._linked:
+                self._take(begin(self._state.timing), now)
+            else:
+                self._effects.append(Connect())
             return
         self._effects.append(
             AskUser(question.kind, question.prompt, question.echo, ASK_TIMEOUT)

@@ -1,9 +1,9 @@
 """How a client begins: its TLS context, control channel, first words."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
-from qubes_vpn.config.model import ClientProfile, ServerCheck
+from qubes_vpn.config.model import ClientProfile
 from qubes_vpn.crypto.identity import pkcs12_is_encrypted
 from qubes_vpn.crypto.tls import TlsContext, TlsSession
 from qubes_vpn.engine import settle
@@ -51,13 +51,8 @@ class Dial:
         )
         self.passphrase = passphrase
 
-    def trust(self, check: ServerCheck) -> None:
-        """Judge servers by this from the next handshake on.
-
-        Raises ConfigError: the profile is unusable with it.
-        """
-        profile = replace(self.profile, server_check=check)
-        self.where = replace(self.where, profile=profile)
+    def reload(self) -> None:
+        """Make the TLS context again, for another profile. ConfigError."""
         if self._context is not None:
             self.load(self.passphrase)
 
@@ -73,6 +68,8 @@ class Dial:
 
     def question(self) -> Question | None:
         """What must be asked before anything is sent; None: nothing."""
+        if self.profile.secret is not None:
+            return None
         if self._context is None:
             return Question("passphrase", "passphrase of the private key")
         return self.login.question()

@@ -9,6 +9,11 @@ from qubes_vpn.crypto.keys import DataKeys
 
 
 @dataclass(frozen=True, slots=True)
+class Connect:
+    """Nothing is left to ask: open the link, then attach and start."""
+
+
+@dataclass(frozen=True, slots=True)
 class Send:
     """Send this control packet on the link, now."""
 
@@ -116,7 +121,8 @@ class Ended:
 
 
 Effect: TypeAlias = (
-    Send
+    Connect
+    | Send
     | SendData
     | InstallKeys
     | SwapKeys

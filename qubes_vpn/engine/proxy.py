@@ -1,7 +1,8 @@
 """Asking a proxy for a connection to the server: HTTP CONNECT and SOCKS5.
 
 A dialog takes what the proxy says and gives what to say next. It is used
-before the first byte of OpenVPN, over the stream that goes on to carry it.
+before the first byte of OpenVPN, over the stream that goes on to carry it,
+or that must stay open while the proxy relays datagrams.
 Sources: RFC 9110 9.3.6, RFC 7617 (basic), RFC 7616 (digest), RFC 1928 and
 1929 (SOCKS5 with a password).
 """
@@ -10,10 +11,10 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, Protocol
 
-from qubes_vpn.config.model import Proxy
+from qubes_vpn.config.model import Proxy, Remote
 from qubes_vpn.errors import SessionError
 
 REPLY_MAX: Final = 16 * 1024
@@ -52,13 +53,41 @@ class Dialog(Protocol):
         """Take note of the connection's end. Raises SessionError."""
 
 
-def dialog(
-    proxy: Proxy, host: str, port: int, entropy: Callable[[int], bytes]
-) -> Dialog:
-    """Give the dialog for a proxy, to reach `host` and `port` through it."""
+def dialog(remote: Remote, entropy: Callable[[int], bytes]) -> Dialog | None:
+    """Give the dialog for a remote's proxy; None: it has none."""
+    proxy, host, port = remote.proxy, remote.host, remote.port
+    if proxy is None:
+        return None
     if proxy.kind == "http":
         return HttpConnect(proxy, host, port, entropy)
-    return Socks5(proxy, host, port)
+    return Socks5(proxy, host, port, datagrams=remote.proto == "udp")
+
+
+def relay_header(remote: Remote) -> bytes:
+    """Give what stands before each datagram to a relay; b"" without one."""
+    if remote.proxy is None or remote.proto != "udp":
+        return b""
+    return bytes(3) + _socks_address(remote.host, remote.port)
+
+
+def relay_header_size(untrusted: memoryview) -> int:
+    """Give the size of a relay's header; 0: it is none, or of a fragment."""
+    if len(untrusted) < 5 or untrusted[:3] != bytes(3):
+        return 0
+    sizes = {1: 4, 3: 1 + untrusted[4], 4: 16}
+    size = 4 + sizes.get(untrusted[3], len(untrusted)) + 2
+    return size if size <= len(untrusted) else 0
+
+
+def _socks_address(host: str, port: int) -> bytes:
+    """Give kind, address and port, as SOCKS5 has them (RFC 1928, 4)."""
+    try:
+        address = ip_address(host)
+        where = bytes((1 if address.version == 4 else 4,)) + address.packed
+    except ValueError:
+        name = host.encode("idna")
+        where = bytes((3, len(name))) + name
+    return where + port.to_bytes(2)
 
 
 def _refused(detail: str) -> SessionError:
@@ -217,11 +246,19 @@ def _quote(value: str) -> str:
 
 
 class Socks5:
-    """SOCKS5 CONNECT, with no authentication or a password."""
+    """SOCKS5 with no authentication or a password.
 
-    def __init__(self, proxy: Proxy, host: str, port: int) -> None:
+    datagrams: UDP ASSOCIATE instead of CONNECT; then relay_port says where
+    to send them, while the connection to the proxy is open.
+    """
+
+    def __init__(
+        self, proxy: Proxy, host: str, port: int, *, datagrams: bool = False
+    ) -> None:
         self.done = False
         self.again = False
+        self._datagrams = datagrams
+        self._relay = b""
         self._proxy = proxy
         self._host = host
         self._port = port
@@ -279,14 +316,10 @@ class Socks5:
 
     def _request(self) -> bytes:
         self._expect = self._connected
-        try:
-            address = ip_address(self._host)
-            kind = 1 if address.version == 4 else 4
-            where = bytes((kind,)) + address.packed
-        except ValueError:
-            name = self._host.encode("idna")
-            where = bytes((3, len(name))) + name
-        return b"\x05\x01\x00" + where + self._port.to_bytes(2)
+        if self._datagrams:
+            # where we send from is not known yet: any address
+            return b"\x05\x03\x00" + _socks_address("0.0.0.0", 0)  # noqa: S104
+        return b"\x05\x01\x00" + _socks_address(self._host, self._port)
 
     def _connected(self) -> bytes:
         received = self._received
@@ -305,8 +338,31 @@ class Socks5:
             return b""
         if len(received) > whole:
             raise _refused("socks-proxy: it speaks out of turn")
+        self._relay = bytes(received[3:])
         self.done = True
         return b""
+
+    def relay_port(self, proxy: IPv4Address | IPv6Address) -> int:
+        """Give the port of the relay, which must be the proxy itself.
+
+        proxy: its address. Raises SessionError for another address: nothing
+        may be sent there.
+        """
+        kind, where, port = self._relay[0], self._relay[1:-2], self._relay[-2:]
+        if kind == 3:
+            raise SessionError(
+                "proxy-refused", "socks-proxy: it names its relay", "QV-305"
+            )
+        at = ip_address(where)
+        number = int.from_bytes(port)
+        if not number or (at != proxy and not at.is_unspecified):
+            raise SessionError(
+                "proxy-refused",
+                f"socks-proxy: it relays at {at} port {number}, and only its"
+                f" own address {proxy} may be used",
+                "QV-305",
+            )
+        return number
 
     def _take(self, count: int) -> bytes:
         taken = bytes(self._received[:count])

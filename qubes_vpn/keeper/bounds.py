@@ -64,6 +64,16 @@ def check_endpoints(endpoints: tuple[Endpoint, ...]) -> None:
 def check_link(request: messages.OpenLink, endpoints: int) -> None:
     """Check OpenLink against the number of endpoints known."""
     require(0 <= request.index < endpoints, "no-such-endpoint")
+    _check_socket(request)
+
+
+def check_relay(request: messages.OpenRelay) -> None:
+    """Check OpenRelay."""
+    require(request.port in PORT, "bad-port", str(request.port))
+    _check_socket(request)
+
+
+def _check_socket(request: messages.OpenLink | messages.OpenRelay) -> None:
     lport = request.lport
     require(not lport or lport in LPORT, "bad-lport", str(lport))
     for size in (request.sndbuf, request.rcvbuf):

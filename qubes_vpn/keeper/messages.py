@@ -100,6 +100,20 @@ class OpenLink:
 
 
 @dataclass(frozen=True, slots=True)
+class OpenRelay:
+    """Open a UDP socket to a port of the proxy that the link leads to.
+
+    Only where the endpoint relays: the address is the endpoint's, and only
+    the port is the proxy's choice. Replies with the descriptor.
+    """
+
+    port: int
+    lport: int = 0
+    sndbuf: int = 0
+    rcvbuf: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class OpenTun:
     """Make the tunnel device and hand it over: the userspace plane's.
 
@@ -356,6 +370,7 @@ AgentRequest: TypeAlias = (
 )
 EngineRequest: TypeAlias = (
     OpenLink
+    | OpenRelay
     | OpenTun
     | Configure
     | OpenForwarding

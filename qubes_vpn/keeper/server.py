@@ -100,6 +100,7 @@ class Keeper:
             messages.GetStatus: self._get_status,
             messages.Close: self._close,
             messages.OpenLink: self._open_link,
+            messages.OpenRelay: self._open_relay,
             messages.OpenTun: self._open_tun,
             messages.Configure: self._configure,
             messages.OpenForwarding: self._open_forwarding,
@@ -414,6 +415,16 @@ class Keeper:
             self._kernel.hold(descriptor)
         return messages.Done(), [descriptor]
 
+    def _open_relay(self, request: messages.OpenRelay, _: list[int]) -> Answer:
+        bounds.check_relay(request)
+        phase = self.layers.wanted.phase
+        ready = isinstance(phase, Connecting) and phase.endpoint.relays
+        require(ready, "no-relay")
+        assert isinstance(phase, Connecting)
+        self._to_phase(replace(phase, relay=request.port))
+        end = Endpoint(phase.endpoint.address, Transport.UDP, request.port)
+        return messages.Done(), [_socket_to(end, request)]
+
     def _listen_to_driver(self) -> None:
         """Hear of the driver's peers; refused where there is no driver."""
         if self._news is None:
@@ -487,6 +498,7 @@ class Keeper:
             ipv4=request.ipv4,
             ipv6=request.ipv6,
             plane=phase.plane,
+            relay=phase.relay,
         )
         connected = replace(connected, **_dns_of(self._configured))
         self._to_phase(connected)
@@ -497,7 +509,7 @@ class Keeper:
     ) -> Answer:
         phase = self.layers.wanted.phase
         if isinstance(phase, Connected):
-            self._to_phase(Connecting(phase.endpoint, phase.plane))
+            self._to_phase(Connecting(phase.endpoint, phase.plane, phase.relay))
         return _DONE
 
     def _close(self, request: messages.Close, _: list[int]) -> Answer:
@@ -540,7 +552,8 @@ def _has_ended(sock: socket.socket) -> bool:
 
 
 def _socket_to(
-    endpoint: Endpoint, request: messages.OpenLink | None = None
+    endpoint: Endpoint,
+    request: messages.OpenLink | messages.OpenRelay | None = None,
 ) -> int:
     """Open a socket with our mark and group; only its descriptor is kept."""
     sock = open_link(

@@ -25,6 +25,7 @@ from qubes_vpn.policy.phase import (
     Endpoint,
     Phase,
     Plane,
+    Transport,
 )
 
 TABLE: Final = "inet qubes_vpn"
@@ -247,7 +248,11 @@ def links(
     """Give each endpoint our sockets may reach, with the set it is in."""
     if not isinstance(phase, Blocked):
         kind = "offload" if phase.plane is Plane.KERNEL else "link"
-        yield f"{kind}{phase.endpoint.address.version}", phase.endpoint
+        address = phase.endpoint.address
+        yield f"{kind}{address.version}", phase.endpoint
+        if phase.relay:
+            relay = Endpoint(address, Transport.UDP, phase.relay)
+            yield f"{kind}{address.version}", relay
     if resolver is not None:
         yield f"link{resolver.address.version}", resolver
 

@@ -30,11 +30,16 @@ class Plane(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One address of a VPN server, or of the proxy before it."""
+    """One address of a VPN server, or of the proxy before it.
+
+    relays: a SOCKS proxy that is to carry UDP: besides, one UDP port of the
+    same address, which the proxy chooses later, may be used.
+    """
 
     address: Address
     transport: Transport
     port: int
+    relays: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +55,14 @@ class Blocked:
 
 @dataclass(frozen=True, slots=True)
 class Connecting:
-    """Our own link socket may reach this endpoint, and nothing else."""
+    """Our own link socket may reach this endpoint, and nothing else.
+
+    relay: and this UDP port of its address, where the endpoint relays.
+    """
 
     endpoint: Endpoint
     plane: Plane = Plane.USERSPACE
+    relay: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,8 @@ class Connected:
 
     dns: the resolvers inside the tunnel that port 53 of every vif goes to.
     dns_passthrough: queries go where the qube sent them, in the tunnel.
-    mss4, mss6: the numeric TCP MSS clamps, in bytes, both ways.
+    mss4, mss6: the numeric TCP MSS clamps, in bytes, both ways. relay: as in
+    Connecting.
     """
 
     endpoint: Endpoint
@@ -75,6 +85,7 @@ class Connected:
     plane: Plane = Plane.USERSPACE
     block_dot: bool = field(default=False)
     dns_passthrough: bool = False
+    relay: int = 0
 
 
 Phase: TypeAlias = Blocked | Connecting | Connected

@@ -263,12 +263,6 @@ class Agent:
             found = tuple(c for c in found if c.endpoint.address.version == 4)
         if not found:
             remotes = self._task.profile.remotes
-            if all(r.proxy and r.proto == "udp" for r in remotes):
-                self._say(
-                    "QV-305",
-                    "socks-proxy carries TCP only here: write proto tcp",
-                )
-                return False
             hosts = {remote.host for remote in remotes}
             self._say(
                 "QV-310",

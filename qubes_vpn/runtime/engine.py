@@ -214,6 +214,8 @@ class EngineProcess:
             self._after(effects.Ended("refused", "QV-303", str(error)))
         except ConfigError as error:
             self._after(effects.Ended("profile", "", str(error), retry=False))
+        if self._session is not None and self._session.ended:
+            self._after(self._session.ended)
 
     def _after(self, ended: effects.Ended) -> None:
         self._learn()

@@ -20,6 +20,7 @@ from qubes_vpn.dataplane.link import StreamLink
 from qubes_vpn.dataplane.userspace import UserspacePlane
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.peer_info import PlaneFeatures
+from qubes_vpn.engine.proxy import relay_header
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
@@ -72,16 +73,36 @@ class Planes:
                 return link
         if self._choice == Plane.KERNEL:
             raise OsRefusedError(f"no kernel plane: {self.reason}")
-        self._open_tun()
+        # each datagram through a relay has a header: no offloads there
+        relayed = bool(relay_header(remote))
+        self._open_tun(headers=not relayed and choose.can_offload())
         return self._open(profile, remote, index, Plane.USERSPACE)
 
+    def open_relay(
+        self, profile: ClientProfile, remote: Remote, port: int
+    ) -> socket.socket:
+        """Open a link to a port of the proxy. Raises OsRefusedError."""
+        _, descriptors = self._keeper.request(
+            messages.OpenRelay(
+                port, remote.lport, profile.sndbuf, profile.rcvbuf
+            )
+        )
+        return socket.socket(fileno=descriptors[0])
+
     def start(
-        self, link: socket.socket, channel: DataChannel, *, stream: bool
+        self,
+        link: socket.socket,
+        channel: DataChannel,
+        *,
+        stream: bool,
+        header: bytes = b"",
     ) -> AnyPlane:
         """Give the plane that the handshake begins with."""
         if self.plane is Plane.KERNEL:
             return KernelPlane(self._keeper, link, channel, stream=stream)
-        return UserspacePlane(link, self._tun, channel, stream=stream)
+        return UserspacePlane(
+            link, self._tun, channel, stream=stream, header=header
+        )
 
     def prepare(self) -> None:
         """Import what is slow to import, while the server takes its time."""
@@ -104,7 +125,7 @@ class Planes:
             if self._choice == Plane.KERNEL:
                 raise OsRefusedError(f"no kernel plane: {self.reason}")
             link, self.plane = plane.link, Plane.USERSPACE
-            self._open_tun()
+            self._open_tun(headers=choose.can_offload())
             plane = UserspacePlane(link.sock, self._tun, channel, stream=stream)
             plane.resume(link)
         plane = self._faster(plane, plane.link.sock, channel, stream=stream)
@@ -179,12 +200,13 @@ class Planes:
         self.plane = plane
         return socket.socket(fileno=descriptors[0])
 
-    def _open_tun(self) -> None:
+    def _open_tun(self, *, headers: bool) -> None:
         """Have a tun device, with nothing of an earlier session in it."""
-        if self._tun >= 0:
+        if self._tun >= 0 and self._headers == headers:
             discard_queue(self._tun)
             return
-        self._headers = choose.can_offload()
+        self._close_tun()
+        self._headers = headers
         reply, descriptors = self._keeper.request(
             messages.OpenTun(vnet_hdr=self._headers)
         )

@@ -139,10 +139,7 @@ def candidates(
         # a proxy is what we connect to; it finds the server by itself
         target = remote.proxy or remote
         transport = Transport.TCP if remote.proxy else Transport(remote.proto)
-        if remote.proxy and remote.proto == "udp":
-            # SOCKS would have us send datagrams to a port that the proxy
-            # chooses later, and nothing may be opened later
-            continue
+        relays = remote.proxy is not None and remote.proto == "udp"
         address = literal(target.host)
         for family in _families(remote):
             addresses: Sequence[Address]
@@ -152,7 +149,9 @@ def candidates(
                 addresses = lookup(target.host, family)
             found.extend(
                 Candidate(
-                    number, target.host, Endpoint(each, transport, target.port)
+                    number,
+                    target.host,
+                    Endpoint(each, transport, target.port, relays),
                 )
                 for each in addresses
                 if usable(each)

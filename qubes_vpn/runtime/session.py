@@ -9,7 +9,6 @@ returns.
 
 import contextlib
 import math
-import os
 import secrets
 import socket
 import time
@@ -26,19 +25,18 @@ from qubes_vpn.engine import effects
 from qubes_vpn.engine.client import ClientEngine
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.events import Now
-from qubes_vpn.engine.proxy import dialog
+from qubes_vpn.engine.proxy import relay_header
 from qubes_vpn.engine.states import Established
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import ConfigError, OsRefusedError, SessionError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient
-from qubes_vpn.policy.phase import Transport
 from qubes_vpn.qubes.qubesdb import DnsChoice
 from qubes_vpn.runtime import mapping
+from qubes_vpn.runtime.approach import Approach
 from qubes_vpn.runtime.messages import Candidate
 from qubes_vpn.runtime.planes import AnyPlane, Planes
 
-PROXY_READ: Final = 4096
 # linux/in.h and in6.h
 IP_MTU: Final = 14
 IPV6_MTU: Final = 24
@@ -81,12 +79,13 @@ class Session:
         self._tell = tell
         self._dns = dns
         self._traffic = Traffic()
-        self._stream = candidate.endpoint.transport is Transport.TCP
         self._plane: AnyPlane | None = None
         self._channel = DataChannel(self._traffic)
         remote = self._remote = profile.remotes[candidate.remote]
+        self._stream = remote.proto == "tcp"
+        self._header = relay_header(remote)
         self._index = index
-        self._link = self._new_link()
+        self._approach: Approach | None = None
         if remote.control_wrap is not None:
             # a <connection> block may have a wrap of its own
             profile = replace(profile, control_wrap=remote.control_wrap)
@@ -99,19 +98,11 @@ class Session:
             token=token,
             passphrase=passphrase,
             endpoint=candidate.endpoint.address,
-            link_mtu=link_mtu(self._link),
-            features=planes.features,
             stream=self._stream,
         )
-        self._proxy = (
-            dialog(remote.proxy, remote.host, remote.port, secrets.token_bytes)
-            if remote.proxy
-            else None
-        )
-        self._asked = False
-        self._connect_by = time.monotonic() + remote.connect_timeout
-        if not self._stream:
-            self._started()
+        now = clock()
+        self.engine.ask(now)
+        self._drain(now)
 
     # --- what the loop watches
 
@@ -119,21 +110,20 @@ class Session:
         """Give the descriptors to watch for input."""
         if self.ended:
             return ()
-        if self._plane is not None:
-            return tuple(self._plane.readable())
-        return (self._link.fileno(),) if self._asked else ()
+        ours = self._approach.readable() if self._approach else ()
+        return (*ours, *(self._plane.readable() if self._plane else ()))
 
     def writable(self) -> tuple[int, ...]:
         """Give the descriptors to watch for output."""
-        if self.ended or self._plane is not None or self._asked:
+        if self.ended or self._approach is None:
             return ()
-        return (self._link.fileno(),)
+        return self._approach.writable()
 
     def deadline(self) -> float:
         """Give the monotonic second of the next timer."""
-        if self._plane is None:
-            return self._connect_by
-        return self.engine.deadline()
+        if self._approach is None or self._approach.done:
+            return self.engine.deadline()
+        return self._approach.deadline
 
     # --- inputs
 
@@ -141,9 +131,11 @@ class Session:
         """Move packets; give the engine those of the control channel."""
         if self.ended:
             return
-        if self._plane is None:
-            self._on_proxy()
+        approach = self._approach
+        if approach is not None and descriptor in approach.readable():
+            self._go_on(approach.on_readable)
             return
+        assert self._plane is not None
         now = clock()
         try:
             control = self._plane.pump(descriptor, now.mono)
@@ -157,33 +149,14 @@ class Session:
 
     def on_writable(self) -> None:
         """Finish a TCP connect."""
-        number = self._link.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
-            self._end(
-                effects.Ended(
-                    "connect-failed",
-                    "QV-301",
-                    f"{self._where()}: {os.strerror(number)}",
-                )
-            )
-            return
-        if self._proxy is None:
-            self._started()
-        else:
-            self._asked = True
-            self._say_to_proxy(self._proxy.begin())
+        assert self._approach is not None
+        self._go_on(self._approach.on_writable)
 
     def on_deadline(self) -> None:
         """Call when deadline() has passed."""
         now = clock()
-        if self._plane is None:
-            self._end(
-                effects.Ended(
-                    "connect-timeout",
-                    "QV-302",
-                    f"no TCP connection to {self._where()} (connect-timeout)",
-                )
-            )
+        if self._approach is not None and not self._approach.done:
+            self._go_on(self._approach.on_deadline)
             return
         self.engine.expire(now)
         self._drain(now)
@@ -240,50 +213,36 @@ class Session:
 
     # --- inside
 
-    def _where(self) -> str:
-        endpoint = self.candidate.endpoint
-        return f"{endpoint.address} port {endpoint.port}/{endpoint.transport}"
+    def _connect(self) -> None:
+        """Nothing is left to ask: open the link. OsRefusedError."""
+        self._approach = Approach(
+            self._planes,
+            self._profile,
+            self._remote,
+            self.candidate,
+            self._index,
+        )
+        if self._approach.done:
+            self._start(self._approach.link)
 
-    def _new_link(self) -> socket.socket:
-        return self._planes.open_link(self._profile, self._remote, self._index)
-
-    def _on_proxy(self) -> None:
-        """Take what the proxy says, until the stream is the server's."""
-        assert self._proxy is not None
+    def _go_on(self, step: Callable[[], None]) -> None:
+        """Take a step of the approach; begin once it is done."""
         try:
-            try:
-                received = self._link.recv(PROXY_READ)
-            except BlockingIOError:
-                return
-            except OSError:
-                received = b""
-            if not received:
-                self._proxy.closed()
-            self._say_to_proxy(self._proxy.feed(received))
-            if self._proxy.again:
-                self._link.close()
-                self._asked = False
-                self._link = self._new_link()
+            step()
         except (SessionError, OsRefusedError) as error:
             self.fail(error)
             return
-        if self._proxy.done:
-            self._started()
+        if self._plane is None and self._approach and self._approach.done:
+            self._start(self._approach.link)
 
-    def _say_to_proxy(self, words: bytes) -> None:
-        """Send a few hundred bytes on a fresh connection: they fit."""
-        try:
-            whole = not words or self._link.send(words) == len(words)
-        except OSError:
-            whole = False
-        if not whole:
-            self.fail(SessionError("proxy-refused", "it hangs up", "QV-304"))
-
-    def _started(self) -> None:
+    def _start(self, link: socket.socket) -> None:
         self._plane = self._planes.start(
-            self._link, self._channel, stream=self._stream
+            link, self._channel, stream=self._stream, header=self._header
         )
         now = clock()
+        self.engine.attach(
+            self._planes.features, link_mtu(link) - len(self._header)
+        )
         self.engine.start(now)
         self._drain(now)
         self._planes.prepare()
@@ -296,6 +255,31 @@ class Session:
             self.fail(error)
 
     def _perform(self, effect: effects.Effect, now: Now) -> None:
+        match effect:
+            case effects.Connect():
+                self._connect()
+            case effects.Ended():
+                self._end(effect)
+            case effects.Progress() | effects.Notice() | effects.AskUser():
+                self._tell(effect)
+            case (
+                effects.ApplySettings()
+                | effects.OpenForwarding()
+                | effects.CloseForwarding()
+            ):
+                self._perform_outside(effect, now)
+            case _:
+                self._perform_inside(effect, now)
+
+    def _perform_inside(
+        self,
+        effect: effects.Send
+        | effects.SendData
+        | effects.InstallKeys
+        | effects.SwapKeys
+        | effects.RemoveKeys,
+        now: Now,
+    ) -> None:
         plane = self._plane
         assert plane is not None
         match effect:
@@ -314,10 +298,8 @@ class Session:
             case effects.RemoveKeys(slot):
                 for each in Slot if slot is None else (Slot(slot),):
                     plane.remove(each)
-            case effects.Ended():
-                self._end(effect)
             case _:
-                self._perform_outside(effect, now)
+                assert_never(effect)
 
     def _settle(self, plane: AnyPlane, keys: DataKeys) -> AnyPlane:
         """The first keys are there: decide who moves the packets."""
@@ -329,10 +311,7 @@ class Session:
         self,
         effect: effects.ApplySettings
         | effects.OpenForwarding
-        | effects.CloseForwarding
-        | effects.Progress
-        | effects.Notice
-        | effects.AskUser,
+        | effects.CloseForwarding,
         now: Now,
     ) -> None:
         match effect:
@@ -353,8 +332,6 @@ class Session:
                 self.connected_at = self.connected_at or now.mono
             case effects.CloseForwarding():
                 self._keeper.request(messages.CloseForwarding())
-            case effects.Progress() | effects.Notice() | effects.AskUser():
-                self._tell(effect)
             case _:
                 assert_never(effect)
 
@@ -369,7 +346,8 @@ class Session:
             self._keeper.request(messages.Close())
         if self._plane is not None:
             self._plane.close()
-        self._link.close()
+        if self._approach is not None:
+            self._approach.close()
 
 
 def link_mtu(link: socket.socket) -> int:

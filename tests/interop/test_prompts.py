@@ -52,3 +52,16 @@ def test_a_login_and_a_challenge_are_answered_once(lab, start_server, tmp_path):
         server.wait_for("Username/auth-token authentication succeeded")
         assert "4711" not in appliance.log()
         assert "wonder land" not in appliance.log()
+
+
+def test_nobody_is_connected_to_before_the_user_has_answered(lab, start_server):
+    server = start_server(proto="tcp", users=(("alice", "wonder land"),))
+    with Appliance(lab).lock() as appliance:
+        appliance.connect(server.client_profile())
+        appliance.wait_log("QV-320")
+        assert "TCP connection established" not in server.log
+        assert appliance.status()["phase"] == "blocked"
+        answer(appliance, "credentials", "wonder land", "--username", "alice")
+        appliance.wait_connected()
+        assert fetch(lab.app(1)).status == 200
+    assert server.log.count("TCP connection established") == 1

@@ -404,3 +404,40 @@ def test_an_endpoint_that_is_withdrawn_is_closed(lab, rig):
     rig.agent.request(messages.SetEndpoints((other,)))
     assert rig.status.phase == "blocked"
     assert str(at.SERVER4) not in rig.nft("list", "ruleset")
+
+
+# --- a proxy that relays
+
+
+def test_a_relay_is_one_port_of_the_proxy_and_only_while_it_is_used(lab):
+    """The control is the port itself, while the keeper has opened it."""
+    proxy = Endpoint(at.SERVER4, Transport.TCP, 1080, relays=True)
+    mark, gid = firewall.MARK, firewall.KEEPER_GID
+    lock(lab)
+
+    def reached():
+        return send_from_vpn(lab, mark=mark, gid=gid)
+
+    with Rig(lab) as rig:
+        rig.adopt(proxy, ENDPOINT)
+        with pytest.raises(KeeperRefusedError, match="no-relay"):
+            rig.engine.request(messages.OpenRelay(at.VPN_PORT))
+        rig.engine.request(messages.OpenLink(1))
+        with pytest.raises(KeeperRefusedError, match="no-relay"):
+            rig.engine.request(messages.OpenRelay(at.VPN_PORT))
+        rig.dial()
+        assert reached() == 0
+        _, (relay,) = rig.engine.request(messages.OpenRelay(at.VPN_PORT))
+        with socket.socket(fileno=relay) as sock:
+            assert sock.getpeername() == (str(at.SERVER4), at.VPN_PORT)
+        assert reached() == 5
+        rig.forward()
+        assert reached() == 5
+        rig.engine.request(messages.CloseForwarding())
+        assert reached() == 5
+        # another port stands in its place, not beside it
+        rig.engine.request(messages.OpenRelay(at.VPN_PORT + 1))
+        assert reached() == 0
+        rig.engine.request(messages.OpenRelay(at.VPN_PORT))
+        rig.engine.request(messages.Close())
+        assert reached() == 0

@@ -347,6 +347,33 @@ def test_asks_before_anything_is_sent():
     )
 
 
+def test_asks_before_there_is_a_link():
+    world = with_login(credentials=Credentials("alice"))
+    world.effects.clear()
+    client = world.client
+    client.ask(world.now)
+    world.drain()
+    assert [type(one) for one in world.effects] == [do.AskUser]
+    client.answer("credentials", "", "secret", world.now)
+    world.drain()
+    assert world.effects[-1] == do.Connect()
+    assert not world.of(do.Send)
+    client.attach(PlaneFeatures(occ=False), 1300)
+    client.start(world.now)
+    world.drain()
+    world.until(connected, limit=5)
+    (settings,) = world.of(do.ApplySettings)
+    assert settings.settings.path_mtu < 1300 - 28
+
+
+def test_connects_at_once_when_there_is_nothing_to_ask():
+    world = with_login(credentials=LOGIN)
+    world.effects.clear()
+    world.client.ask(world.now)
+    world.drain()
+    assert world.effects == [do.Connect()]
+
+
 def test_nobody_answers():
     world = with_login()
     world.until(lambda one: one.of(do.Ended), limit=130)

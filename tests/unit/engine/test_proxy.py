@@ -2,13 +2,20 @@
 
 import base64
 import hashlib
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qubes_vpn.config.model import Proxy
-from qubes_vpn.engine.proxy import HttpConnect, Socks5
+from qubes_vpn.config.model import Proxy, Remote
+from qubes_vpn.engine.proxy import (
+    HttpConnect,
+    Socks5,
+    dialog,
+    relay_header,
+    relay_header_size,
+)
 from qubes_vpn.errors import SessionError
 
 HOST, PORT = "vpn.example", 443
@@ -19,10 +26,14 @@ def http(auth="none", name="", password="", **more):
     return HttpConnect(proxy, HOST, PORT, lambda size: b"\x01" * size)
 
 
-def socks(name="", password=""):
+def socks(name="", password="", **more):
     auth = "basic" if name else "none"
     proxy = Proxy("socks", "192.0.2.8", 1080, auth, name, password)
-    return Socks5(proxy, HOST, PORT)
+    return Socks5(proxy, HOST, PORT, **more)
+
+
+def through(proto, kind="socks", host=HOST):
+    return Remote(host, PORT, proto, proxy=Proxy(kind, "192.0.2.8", 1080))
 
 
 def challenge(*offers):
@@ -181,3 +192,83 @@ def test_any_bytes_are_an_answer_or_a_session_error(is_http, parts):
             asking.feed(part)
     except SessionError:
         assert not asking.done
+
+
+# --- datagrams
+
+
+def test_a_remote_says_which_dialog_it_needs():
+    assert dialog(Remote(HOST, PORT), bytes) is None
+    assert isinstance(dialog(through("tcp", "http"), bytes), HttpConnect)
+    for proto, command in (("tcp", 1), ("udp", 3)):
+        asking = dialog(through(proto), bytes)
+        asking.begin()
+        assert asking.feed(b"\x05\x00")[:3] == bytes((5, command, 0))
+
+
+def associated(reply):
+    asking = socks(datagrams=True)
+    asking.begin()
+    assert asking.feed(b"\x05\x00") == b"\x05\x03\x00\x01" + bytes(6)
+    asking.feed(b"\x05\x00\x00" + reply)
+    assert asking.done
+    return asking
+
+
+V4, V6 = ip_address("192.0.2.8"), ip_address("2001:db8::8")
+
+
+@pytest.mark.parametrize(
+    ("proxy", "reply"),
+    [
+        (V4, b"\x01" + V4.packed),
+        (V4, b"\x01" + bytes(4)),
+        (V6, b"\x04" + V6.packed),
+        (V6, b"\x01" + bytes(4)),
+    ],
+)
+def test_the_relay_is_the_proxy(proxy, reply):
+    assert associated(reply + b"\x04\x38").relay_port(proxy) == 1080
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (b"\x01\xc0\x00\x02\x09\x04\x38", "relays at 192.0.2.9 port 1080"),
+        (b"\x01" + V4.packed + b"\x00\x00", "port 0"),
+        (b"\x04" + V6.packed + b"\x04\x38", "only its own address"),
+        (b"\x03\x04name\x04\x38", "names its relay"),
+    ],
+)
+def test_a_relay_elsewhere_is_refused(reply, words):
+    with pytest.raises(SessionError, match=words) as caught:
+        associated(reply).relay_port(V4)
+    assert caught.value.code == "QV-305"
+
+
+def test_after_the_association_the_proxy_has_nothing_to_say():
+    asking = associated(b"\x01" + V4.packed + b"\x04\x38")
+    with pytest.raises(SessionError, match="out of turn"):
+        asking.feed(b"\x05")
+    with pytest.raises(SessionError, match="hangs up"):
+        associated(b"\x01" + V4.packed + b"\x04\x38").closed()
+
+
+def test_headers_of_datagrams():
+    assert relay_header(Remote(HOST, PORT)) == b""
+    assert relay_header(through("tcp")) == b""
+    head = relay_header(through("udp"))
+    assert head == bytes(3) + b"\x03\x0bvpn.example\x01\xbb"
+    four = relay_header(through("udp", host="192.0.2.1"))
+    assert four == bytes(3) + b"\x01\xc0\x00\x02\x01\x01\xbb"
+    six = relay_header(through("udp", host="2001:db8::1"))
+    for header in (head, four, six):
+        for more in (b"", b"data"):
+            whole = memoryview(header + more)
+            assert relay_header_size(whole) == len(header)
+        for size in range(len(header)):
+            assert relay_header_size(memoryview(header[:size])) == 0
+    fragment = b"\0\0\1" + four[3:]
+    unknown = b"\0\0\0\2" + four[4:]
+    for bad in (fragment, unknown, b"\1" + four[1:]):
+        assert relay_header_size(memoryview(bad + b"data")) == 0

@@ -88,6 +88,17 @@ def test_link(request_, slug):
     assert reason(bounds.check_link, request_, 1) == slug
 
 
+def test_relay():
+    bounds.check_relay(messages.OpenRelay(1))
+    for bad, slug in (
+        (messages.OpenRelay(0), "bad-port"),
+        (messages.OpenRelay(65536), "bad-port"),
+        (messages.OpenRelay(1, lport=80), "bad-lport"),
+        (messages.OpenRelay(1, rcvbuf=-1), "bad-buffer"),
+    ):
+        assert reason(bounds.check_relay, bad) == slug
+
+
 def test_forwarding():
     bounds.check_forwarding(messages.OpenForwarding(1360, 1340))
     for bad, slug in (

@@ -31,9 +31,10 @@ endpoints = st.builds(
     st.integers(1, 65535),
 )
 planes = st.sampled_from(Plane)
+relays = st.sampled_from((0, 4444))
 phases = st.one_of(
     st.builds(Blocked, st.booleans()),
-    st.builds(Connecting, endpoints, planes),
+    st.builds(Connecting, endpoints, planes, relays),
     st.builds(
         Connected,
         endpoint=endpoints,
@@ -44,6 +45,7 @@ phases = st.one_of(
         plane=planes,
         block_dot=st.booleans(),
         dns_passthrough=st.booleans(),
+        relay=relays,
     ),
 )
 
@@ -75,10 +77,18 @@ def test_every_change_empties_what_any_change_fills(phase):
 
 @given(phases)
 def test_at_most_one_endpoint_is_ever_reached(phase):
+    """And with a relay, one more port of the same address."""
     for change in (firewall.change, uplink.change):
         text = change(phase, OWN)
         sets = [x for x in added(text) if " . " in x and "add element" in x]
-        assert len(sets) == (not isinstance(phase, Blocked))
+        if isinstance(phase, Blocked):
+            assert not sets
+            continue
+        assert len(sets) == 1 + (phase.relay != 0)
+        for line in sets:
+            assert f"{{ {phase.endpoint.address} . " in line
+        if phase.relay:
+            assert " . udp . 4444 }" in sets[1]
 
 
 @given(phases)

@@ -55,10 +55,13 @@ def test_behind_a_proxy_the_proxy_is_the_endpoint():
     assert endpoint.transport is Transport.TCP
 
 
-def test_datagrams_do_not_go_through_a_proxy():
+def test_a_proxy_for_datagrams_relays():
     proxy = Proxy("socks", "192.0.2.77", 1080)
-    remote = Remote("hidden.example", proto="udp", proxy=proxy)
-    assert candidates(profile(remote), lookup) == ()
+    for proto, relays in (("udp", True), ("tcp", False)):
+        remote = Remote("hidden.example", proto=proto, proxy=proxy)
+        (found,) = candidates(profile(remote), lookup)
+        assert found.endpoint.transport is Transport.TCP
+        assert found.endpoint.relays is relays
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1"])
