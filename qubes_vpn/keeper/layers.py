@@ -70,6 +70,7 @@ class Layers:
         self._known = 0
         # what is loaded, as the changes that lead there
         self.loaded = {FILTER: "", UPLINK: ""}
+        self.owns = False
         self.stopped = False
         self._forwarded: set[str] = set()
 
@@ -94,6 +95,8 @@ class Layers:
                 f"the lock is not loaded ({', '.join(sorted(missing))}):"
                 " run `qubes-vpn lockdown apply`"
             )
+        if "owner" in self.nft.flags(firewall.TABLE):
+            raise UnavailableError("another keeper runs: stop that one first")
 
     def expected_rules(self) -> list[RuleSeen]:
         """Give our rules, in both families."""
@@ -178,6 +181,9 @@ class Layers:
 
     def reset(self) -> None:
         """Make every layer anew, closed. OsRefusedError."""
+        with contextlib.suppress(OsRefusedError):
+            self.nft.load(firewall.OWNER_PROBE)
+            self.owns = True
         self.trust(self.generation())
         self.wanted = Wanted()
         try:
@@ -228,7 +234,8 @@ class Layers:
     def repair_filter(self) -> None:
         """Make the filter anew in the wanted phase, whatever is there."""
         state = self._state()
-        self._load(firewall.render(*state))
+        text = firewall.render(*state)
+        self._load(firewall.owned(text) if self.owns else text)
         self.loaded[FILTER] = firewall.change(*state)
 
     def apply_accepts(self) -> None:

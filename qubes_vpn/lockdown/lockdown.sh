@@ -77,8 +77,29 @@ route_family() { # -4 or -6
 		grep -q '^unreachable default .*metric 4278198272'
 }
 
-load() { # FILE
-	nft -D "uplink=$uplink" -D "gid=$gid" -f "$here/$1"
+load() { # FILE, or - for what comes in
+	case $1 in -) ;; *) set -- "$here/$1" ;; esac
+	nft -D "uplink=$uplink" -D "gid=$gid" -f "$1"
+}
+
+held() {
+	nft list table inet qubes_vpn 2>/dev/null | grep -q '^.flags owner'
+}
+
+# A keeper may own the filter (nft 1.1, Linux 6.9). While it lives nobody else
+# can change that, for better or worse: the other layers are closed then. What
+# it leaves behind can be deleted, but not added to as a table.
+load_filter() {
+	load inet.nft 2>/dev/null && return
+	{
+		echo 'delete table inet qubes_vpn'
+		sed '/^add table /d; /^delete table /d' "$here/inet.nft"
+	} | load - 2>/dev/null && return
+	if held; then
+		say 'the filter is the keeper'"'"'s own: closing the other layers'
+		return
+	fi
+	load inet.nft
 }
 
 find_gid() {
@@ -90,7 +111,7 @@ find_gid() {
 
 apply() {
 	find_gid
-	load inet.nft || refused 'the filter does not load'
+	load_filter || refused 'the filter does not load'
 	route_family -4 || refused 'the IPv4 rules do not load'
 	if [ -d /proc/sys/net/ipv6 ]; then
 		route_family -6 || refused 'the IPv6 rules do not load'
@@ -105,6 +126,10 @@ apply() {
 }
 
 remove() {
+	if held; then
+		say 'the filter is the keeper'"'"'s own: stop qubes-vpn-keeper first'
+		exit 71
+	fi
 	nft delete table netdev qubes_vpn 2>/dev/null
 	for family in -4 -6; do
 		for priority in 71 70 60 60 50 46 46 45 45; do

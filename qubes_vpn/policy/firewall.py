@@ -228,6 +228,26 @@ def render(
     return STATIC + change(phase, addresses, resolver)
 
 
+# Refused by an nft or a kernel that has not what `owned` asks for.
+OWNER_PROBE: Final = """\
+table inet qubes_vpn_probe { flags owner,persist; }
+destroy table inet qubes_vpn_probe
+"""
+
+
+def owned(text: str) -> str:
+    """Give what `render` gave for a table that nobody else may change.
+
+    It is its loader's as long as that lives, and stays when it ends, for the
+    next one to destroy and own (nft 1.1, Linux 6.9).
+    """
+    begin = f"add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n"
+    return text.replace(
+        begin,
+        f"destroy table {TABLE}\ntable {TABLE} {{\n\tflags owner,persist;\n",
+    )
+
+
 def change(
     phase: Phase,
     addresses: Iterable[Address] = (),

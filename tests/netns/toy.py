@@ -111,7 +111,9 @@ sys.exit(__main__.main(sys.argv[1:]))  # qubes_vpn.keeper
 class Rig:
     """A keeper in the VPN qube; agent and engine are this process."""
 
-    def __init__(self, lab, *words, server=True, quiet=0):
+    def __init__(
+        self, lab, *words, server=True, quiet=0, python=(sys.executable,)
+    ):
         self.lab = lab
         self.notices = []
         self.server = Server(lab) if server else None
@@ -121,7 +123,7 @@ class Rig:
             start = ["-c", QUIETER.format(quiet)]
         self.process = lab.vpn.popen(
             [
-                sys.executable,
+                *python,
                 *start,
                 *("--agent-fd", str(theirs.fileno()), *words),
             ],
