@@ -15,7 +15,7 @@ OR_NONE := || [ $$? -eq 5 ]
 FUZZ_SECONDS ?= 5
 CHAOS_EVENTS ?= 1000
 SOAK_MINUTES ?= 60
-# Options of `python -m bench`, such as --rounds 1 --seconds 2.
+# Options of `python -m bench`, such as --quick, or --only udp,pair.
 BENCH ?=
 
 .DEFAULT_GOAL := help
@@ -79,7 +79,7 @@ demo: .venv/.made ## the main job in a lab: tunnel, crash, no leak
 	@tools/setup.sh --if-root
 	$(PY) -m lab demo
 
-bench: .venv/.made ## measure, into bench/results/
+bench: .venv/.made ## measure, into bench/results/ (20 min)
 	@tools/setup.sh --if-root
 	@$(PY) -c 'import matplotlib' 2>/dev/null \
 		|| $(PY) -m pip install -q 'matplotlib>=3.6' \

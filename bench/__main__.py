@@ -83,6 +83,12 @@ def arguments() -> argparse.Namespace:
         default=sys.executable,
         help="what runs our client: another environment that has qubes_vpn",
     )
+    parser.add_argument(
+        "--console",
+        metavar="FILE",
+        default="",
+        help="of `kernel`: what `make test-kernel` has printed, not to boot",
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, default=RESULTS)
     given = parser.parse_args()
     rounds, mib, seconds = (1, 32, 1.0) if given.quick else (3, 128, 2.0)
@@ -102,7 +108,14 @@ def about(name: str) -> str:
 
 def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
     """One section, as it is written. Raises MismatchError."""
-    section = Run(name, given.rounds, given.mib, given.seconds, given.python)
+    section = Run(
+        name,
+        given.rounds,
+        given.mib,
+        given.seconds,
+        given.python,
+        given.console,
+    )
     load, began = os.getloadavg()[0], time.monotonic()
     SECTIONS[name](section)
     return {

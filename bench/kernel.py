@@ -1,4 +1,7 @@
-"""The figures that the tests of the kernel plane print in their machine."""
+"""The figures that the tests of the kernel plane print in their machine.
+
+Its console has FIGURE before them; pytest, with -rP, nothing.
+"""
 
 import re
 import tempfile
@@ -7,17 +10,15 @@ from pathlib import Path
 CHECKS = "0.traffic_of_two_qubes,0.memory,6.throughput"
 SECONDS = 900
 _SPEED = re.compile(
-    r"FIGURE (ours|2\.7 DCO|2\.6) (up|down): median ([\d.]+) Mbit/s,"
+    r"(ours|2\.7 DCO|2\.6) (up|down): median ([\d.]+) Mbit/s,"
     r" ([\d.]+) to ([\d.]+)"
 )
 _BESIDE = re.compile(
-    r"FIGURE (up|down): ([\d.]+) of OpenVPN 2\.7 with DCO,"
+    r"(up|down): ([\d.]+) of OpenVPN 2\.7 with DCO,"
     r" ([\d.]+) times OpenVPN 2\.6"
 )
-_WOKEN = re.compile(
-    r"FIGURE engine woke (\d+) times in ([\d.]+) s, for (\d+) packets"
-)
-_MEMORY = re.compile(r"FIGURE keeper, engine and agent: (\d+) MB")
+_WOKEN = re.compile(r"engine woke (\d+) times in ([\d.]+) s, for (\d+) packets")
+_MEMORY = re.compile(r"keeper, engine and agent: (\d+) MB")
 NAMES = {"2.7 DCO": "openvpn 2.7, DCO", "ours": "qubes-vpn", "2.6": "openvpn"}
 
 

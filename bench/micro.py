@@ -17,13 +17,20 @@ from qubes_vpn.dataplane.segment import GSO_TCPV4, SuperPacket
 from qubes_vpn.engine.data_channel import PRIMARY, DataChannel
 from qubes_vpn.engine.events import (
     DeadlinePassed,
+    Event,
     Now,
     Pushed,
     RenegotiationBegan,
     ServerReset,
 )
 from qubes_vpn.engine.lifecycle import step
-from qubes_vpn.engine.states import Established, Pulling, Resetting, Timing
+from qubes_vpn.engine.states import (
+    ClientState,
+    Established,
+    Pulling,
+    Resetting,
+    Timing,
+)
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import UntrustedInputError
 from qubes_vpn.wire import control
@@ -103,7 +110,7 @@ def _steps() -> dict[str, float]:
     """The engine's function for everything that happens."""
     now, timing = Now(100.0, 1_700_000_000.0), Timing()
     up = Established(timing, TunnelSettings(ping=10), 50.0)
-    cases = {
+    cases: dict[str, tuple[ClientState, Event]] = {
         "ping due": (up, DeadlinePassed("ping")),
         "renegotiation began": (up, RenegotiationBegan()),
         "server answered": (Resetting(timing), ServerReset()),

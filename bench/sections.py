@@ -37,7 +37,7 @@ class Run:
     """One section's run: its options, and the figures as they come.
 
     figures: metric -> variant -> a value a round. flags: how each program
-    was started.
+    was started. console: what a machine has printed already, for `kernel`.
     """
 
     name: str
@@ -45,6 +45,7 @@ class Run:
     mib: int
     seconds: float
     python: str = sys.executable
+    console: str = ""
     figures: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     flags: dict[str, str] = field(default_factory=dict)
 
@@ -375,8 +376,12 @@ def inside(run: Run) -> None:
 
 def in_kernel(run: Run) -> None:
     """The ovpn driver in a virtual machine (some minutes; not by default)"""
-    print("kernel: a machine boots; it takes some minutes", file=sys.stderr)
-    run.figures = kernel.figures(kernel.console())
+    if run.console:
+        text = Path(run.console).read_text(errors="replace")
+    else:
+        print("kernel: a machine boots: some minutes", file=sys.stderr)
+        text = kernel.console()
+    run.figures = kernel.figures(text)
 
 
 Section = Callable[[Run], None]
