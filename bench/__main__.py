@@ -28,6 +28,7 @@ from bench import report
 from bench.plot import plot
 from bench.run import MismatchError
 from bench.sections import SECTIONS, USUAL, Run
+from lab.namespace import LabError
 from lab.openvpn import OPENVPN
 
 RESULTS = Path(__file__).parent / "results"
@@ -144,8 +145,12 @@ def rounded(value: Any) -> Any:
             return value
 
 
-def measure(given: argparse.Namespace, path: Path) -> None:
-    """Sections in turn, each written when it is there."""
+def measure(given: argparse.Namespace, path: Path) -> list[str]:
+    """Sections in turn, each written when it is there; return those that are.
+
+    What fails, or moved other bytes than it should have, is not reported.
+    """
+    done = []
     document: dict[str, Any] = {"sections": {}}
     if path.exists():
         document = json.loads(path.read_text())
@@ -153,13 +158,19 @@ def measure(given: argparse.Namespace, path: Path) -> None:
     for name, version in document["versions"].items():
         print(f"{name:20}{version}")
     for name in given.only:
-        document["sections"][name] = rounded(run(name, given))
+        try:
+            document["sections"][name] = rounded(run(name, given))
+        except (MismatchError, LabError, subprocess.SubprocessError) as error:
+            print(f"bench: no report of {name}: {error}", file=sys.stderr)
+            continue
+        done.append(name)
         order = [each for each in SECTIONS if each in document["sections"]]
         document["sections"] = {
             each: document["sections"][each] for each in order
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(document, indent=1) + "\n")
+    return done
 
 
 def main() -> int:
@@ -173,13 +184,11 @@ def main() -> int:
         return 77
     day = time.strftime("%Y-%m-%d", time.gmtime())
     path = given.out / f"{day}.json"
-    try:
-        measure(given, path)
-    except MismatchError as error:
-        print(f"bench: no report: {error}", file=sys.stderr)
+    done = measure(given, path)
+    if not done:
         return 1
     document = json.loads(path.read_text())
-    measured = {name: document["sections"][name] for name in given.only}
+    measured = {name: document["sections"][name] for name in done}
     for name, section in measured.items():
         print(f"\n{name} was started with:")
         for who, words in section["flags"].items():
@@ -187,7 +196,7 @@ def main() -> int:
     print(report.text({"sections": measured}))
     drawn = plot(document, path.with_suffix(".png"))
     print(f"\nwritten: {path}" + " and .png" * drawn)
-    return 0
+    return 0 if done == given.only else 1
 
 
 if __name__ == "__main__":

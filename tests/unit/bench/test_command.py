@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bench import __main__ as command
+from bench.run import MismatchError
 from bench.sections import SECTIONS, Run
 
 
@@ -45,7 +46,7 @@ def test_a_section_measured_again_replaces_itself_alone(tmp_path, monkeypatch):
         )
         SECTIONS[name].__doc__ = "a question"
         given.only = [name]
-        command.measure(given, path)
+        assert command.measure(given, path) == [name]
     sections = json.loads(path.read_text())["sections"]
     assert list(sections) == ["udp", "tcp"]
     assert sections["udp"]["figures"] == {"m": {"v": [2.0]}}
@@ -59,3 +60,17 @@ def test_a_machine_that_has_run_need_not_boot_again(tmp_path):
     made = Run("kernel", 1, 1, 1.0, console=str(log))
     SECTIONS["kernel"](made)
     assert made.figures == {"up, Mbit/s": {"qubes-vpn": [30.5, 35.0, 38.9]}}
+
+
+def test_what_moved_other_bytes_is_not_reported(tmp_path, monkeypatch):
+    def differ(run):
+        raise MismatchError("one less")
+
+    given = argparse.Namespace(rounds=1, mib=1, seconds=1.0)
+    given.python, given.console, given.only = sys.executable, "", ["a", "b"]
+    monkeypatch.setitem(SECTIONS, "a", differ)
+    monkeypatch.setitem(SECTIONS, "b", lambda run: run.add("m", "v", 1.0))
+    SECTIONS["b"].__doc__ = "a question"
+    path = tmp_path / "day.json"
+    assert command.measure(given, path) == ["b"]
+    assert list(json.loads(path.read_text())["sections"]) == ["b"]
