@@ -150,18 +150,19 @@ def _serials(names: Iterable[bytes]) -> frozenset[str]:
 
 
 def _usages(doc: Document) -> tuple[str, tuple[int, ...] | None]:
-    """Read the required extended key usage and key usages; last one wins."""
-    ku: tuple[int, ...] | None = None
-    if (item := doc.last("remote-cert-ku")) is not None:
-        ku = item.values or (ANY_USAGE,)
-    if doc.has("remote-cert-tls"):
-        ku = ku or (ANY_USAGE,)
-    role = one_of(doc, "remote-cert-tls", EKU_OF, "server")
-    item = doc.last("remote-cert-tls", "remote-cert-eku")
-    if item is None:
-        return "", ku
-    by_role = item.row.name == "remote-cert-tls"
-    return EKU_OF[role] if by_role else item.values[0], ku
+    """Read the required extended key usage and key usages.
+
+    Each is set by remote-cert-tls too: as in OpenVPN, the last one holds.
+    """
+    role = EKU_OF[one_of(doc, "remote-cert-tls", EKU_OF, "server")]
+    eku = doc.last("remote-cert-tls", "remote-cert-eku")
+    ku = doc.last("remote-cert-tls", "remote-cert-ku")
+    named = eku is not None and eku.row.name == "remote-cert-eku"
+    masks = ku is not None and ku.row.name == "remote-cert-ku" and ku.values
+    return (
+        doc.value("remote-cert-eku") if named else role if eku else "",
+        masks or ((ANY_USAGE,) if ku else None),
+    )
 
 
 def _fingerprints(doc: Document) -> tuple[bytes, ...]:

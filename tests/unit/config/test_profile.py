@@ -32,6 +32,9 @@ def test_a_small_profile(having):
     assert profile.notes == ()
 
 
+EKU_CLIENT = "TLS Web Client Authentication"
+
+
 @pytest.mark.parametrize(
     ("lines", "field", "value"),
     [
@@ -290,6 +293,13 @@ def test_directives_set_a_field_of_the_remote(having, lines, field, value):
         ("remote-cert-ku a0 88", "ku", (0xA0, 0x88)),
         ("remote-cert-ku", "ku", (0,)),
         ("remote-cert-eku 1.2.3", "eku", "1.2.3"),
+        ("remote-cert-eku 1.2\nremote-cert-tls client", "eku", EKU_CLIENT),
+        ("remote-cert-tls client\nremote-cert-eku 1.2", "eku", "1.2"),
+        ("remote-cert-ku 80\nremote-cert-tls client", "ku", (0,)),
+        ("remote-cert-tls client\nremote-cert-ku 80", "ku", (0x80,)),
+        ("remote-cert-tls client\nremote-cert-ku", "ku", (0,)),
+        ("remote-cert-eku 1.2", "ku", None),
+        ("remote-cert-ku 80", "eku", ""),
         ("ns-cert-type server", "ns_cert_type", "server"),
         ("x509-username-field emailAddress", "username_field", "emailAddress"),
         (f"peer-fingerprint {FINGERPRINT}", "fingerprints", (b"\xab" * 32,)),
