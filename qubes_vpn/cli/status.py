@@ -109,12 +109,3 @@ def describe(status: dict[str, Any]) -> Iterator[str]:
         yield f"refused    {option}: {why}"
     if status["repairs"]:
         yield f"repairs    {status['repairs']} ({status['culprit']})"
-
-
-def _stopped(status: dict[str, Any]) -> Iterator[str]:
-    if status["stopped"]:
-        yield f"stopped    nothing is forwarded: {status['stopped']}"
-        yield (
-            f"           it goes on after {status['resumes_in']} s of peace"
-            " (QV-405)"
-        )
