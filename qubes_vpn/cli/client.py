@@ -25,7 +25,7 @@ def register(commands: "Subcommands") -> None:
     parser.add_argument(
         "--auth-user-pass",
         metavar="FILE",
-        help="user name and password, a line each",
+        help="user name and password, a line each; only its owner may use it",
     )
     parser.add_argument("--control", metavar="PATH", default=DEFAULT_PATH)
     parser.add_argument(

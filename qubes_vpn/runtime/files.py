@@ -16,13 +16,22 @@ from qubes_vpn.errors import UnreadableError
 FILE_MAX: Final = 4 * 1024 * 1024
 
 
-def read_bounded(path: str | Path, limit: int = FILE_MAX) -> bytes:
-    """Read a regular file of at most `limit` bytes. Raises OSError."""
+def read_bounded(
+    path: str | Path, limit: int = FILE_MAX, *, private: bool = False
+) -> bytes:
+    """Read a regular file of at most `limit` bytes. Raises OSError.
+
+    private: nobody but us, or root, may own it, and nobody else may use it.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
+        if private and (
+            status.st_uid not in {0, os.geteuid()} or status.st_mode & 0o077
+        ):
+            raise OSError("others than its owner can use it; chmod go= it")
         if status.st_size > limit:
             raise OSError(f"larger than {limit} bytes")
     except OSError:

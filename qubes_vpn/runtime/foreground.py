@@ -224,7 +224,7 @@ def read_login(path: str) -> tuple[str, str]:
     Raises UnreadableError and ConfigError; neither repeats what it read.
     """
     try:
-        text = read_bounded(path, LOGIN_MAX).decode()
+        text = read_bounded(path, LOGIN_MAX, private=True).decode()
     except OSError as error:
         raise UnreadableError(f"{path}: {why(error)}") from error
     except UnicodeDecodeError:

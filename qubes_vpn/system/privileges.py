@@ -5,8 +5,10 @@ process (setpriv) cannot change its parent.
 Source: capabilities(7), linux/capability.h version 3.
 """
 
+import contextlib
 import ctypes
 import os
+import resource
 from collections.abc import Collection
 from typing import Final
 
@@ -19,6 +21,9 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_KEEPCAPS: Final = 8
 _PR_CAPBSET_DROP: Final = 24
 _PR_SET_NO_NEW_PRIVS: Final = 38
+# everything, from now on too, as soon as it is used
+_MCL_ALL: Final = 1 | 2 | 4
+_UNLIMITED: Final = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 class _Header(ctypes.Structure):
@@ -42,11 +47,15 @@ def drop_privileges(
     """Become `uid` and `gid` (None: stay), with the capabilities `keep` only.
 
     No supplementary groups, no new privileges by exec, no core dump, no
-    ptrace by others of the same user. Raises OsRefusedError; then some of
-    it may have been done, and the caller must end.
+    ptrace by others of the same user, and nothing in a swap area where that
+    may be had. Raises OsRefusedError; then some of it may have been done, and
+    the caller must end.
     """
     try:
         if os.geteuid() == 0:
+            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+            with contextlib.suppress(ValueError):  # root of a container
+                resource.setrlimit(resource.RLIMIT_MEMLOCK, _UNLIMITED)
             _shrink_bounding_set(keep)
         if gid is not None:
             _become_group(gid)
@@ -56,10 +65,17 @@ def drop_privileges(
         _set_capabilities(keep)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_DUMPABLE, 0)
+        _lock_memory()
     except OSError as error:
         raise OsRefusedError(
             f"cannot give up privileges: {error.strerror}"
         ) from error
+
+
+def _lock_memory() -> None:
+    """Keep keys out of swap. Under a limit it would end us at the limit."""
+    if resource.getrlimit(resource.RLIMIT_MEMLOCK) == _UNLIMITED:
+        _LIBC.mlockall(_MCL_ALL)
 
 
 def capabilities() -> int:

@@ -14,6 +14,8 @@ import pytest
 from lab import Lab
 from lab.appliance import Appliance
 from lab.openvpn import Server, Settings
+from qubes_vpn.errors import UnreadableError
+from qubes_vpn.runtime.foreground import read_login
 from tests.hostile.rows import ROOT
 
 # What is compared byte by byte with something secret, by its usual names.
@@ -64,6 +66,23 @@ def test_a_comparison_of_tags_is_found():
     assert len(list(comparisons(ast.parse(bad)))) == 2
     good = "hmac.compare_digest(tag, expected)\nif size == 3: pass"
     assert not list(comparisons(ast.parse(good)))
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o601])
+def test_a_login_that_others_can_use_is_refused(tmp_path, monkeypatch, mode):
+    login = tmp_path / "login"
+    login.write_text(f"alice\n{PASSWORD}\n")
+    login.chmod(mode)
+    with pytest.raises(UnreadableError, match="chmod go=") as raised:
+        read_login(str(login))
+    assert PASSWORD not in str(raised.value)
+    login.chmod(0o600)
+    assert read_login(str(login)) == ("alice", PASSWORD)
+    if not os.geteuid():
+        os.chown(login, 1234, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 4321)
+    with pytest.raises(UnreadableError, match="others"):
+        read_login(str(login))
 
 
 # --- a whole run ---------------------------------------------------------------
@@ -138,14 +157,19 @@ def test_a_whole_run_shows_no_secret():
         assert any(secret in profile.encode() for secret in secrets[1:])
 
 
-def test_the_engine_cannot_be_dumped():
+def test_the_engine_cannot_be_dumped_or_swapped():
     """Its limits and its flag, from a child that gives up as it does."""
     code = (
         "import os\n"
         "from qubes_vpn.system.privileges import drop_privileges\n"
         "drop_privileges(None, None)\n"
         "import ctypes\n"
+        "import resource\n"
         "print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0))\n"
+        "if not os.geteuid():\n"
+        "    print(resource.getrlimit(resource.RLIMIT_CORE))\n"
+        "    print(resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == -1)\n"
+        "    print(*open('/proc/self/status').read().split('VmLck:')[1:])\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -154,4 +178,9 @@ def test_the_engine_cannot_be_dumped():
         cwd=ROOT,
         check=True,
     )
-    assert done.stdout.strip() == "0"
+    dumpable, *more = done.stdout.splitlines()
+    assert dumpable == "0"
+    if not os.geteuid():
+        assert more[0] == "(0, 0)"
+        # a container's root may be unable to raise the limit
+        assert (int(more[2].split()[0]) > 1000) == (more[1] == "True")

@@ -142,6 +142,7 @@ def test_a_wrong_password_ends_it(lab, tmp_path):
     server.start()
     secret = tmp_path / "login"
     secret.write_text("maria\nwrong-password\n")
+    secret.chmod(0o600)
     with Appliance(lab).lock() as appliance:
         appliance.connect(
             server.client_profile(), "--auth-user-pass", str(secret)
