@@ -244,6 +244,11 @@ class StreamLink:
         """What waits for the socket to take it."""
         return tuple(self._queue)
 
+    def forget_unsent(self) -> None:
+        """Give up what waits: the stream is broken."""
+        self._queue.clear()
+        self._queued = 0
+
     @property
     def unread(self) -> bytes:
         """What was received, and is no whole packet yet."""

@@ -38,15 +38,15 @@ from qubes_vpn.engine.server_effects import (
 from qubes_vpn.errors import ConfigError, OsRefusedError
 from qubes_vpn.runtime.control import ControlServer
 from qubes_vpn.runtime.server_auth import Authenticator
+from qubes_vpn.runtime.server_choose import make_plane
 from qubes_vpn.runtime.server_clients import Client, Sources
 from qubes_vpn.runtime.server_device import Device
+from qubes_vpn.runtime.server_events import OnEvents
 from qubes_vpn.runtime.server_files import (
     LeaseMemory,
     modified,
     replace_file,
 )
-from qubes_vpn.runtime.server_kernel import make_plane
-from qubes_vpn.runtime.server_plane import OnEvents
 from qubes_vpn.runtime.server_status import (
     ClientStatus,
     describe,
@@ -417,7 +417,7 @@ class ServerProcess:
             name=admitted.common_name,
             username=admitted.username,
             remote=f"{remote}:{client.source.port}",
-            transport="tcp" if client.stream else "udp",
+            transport="tcp" if client.at_tcp else "udp",
             address4=str(lease.address4 or ""),
             address6=str(lease.address6 or ""),
             networks=tuple(map(str, client.sources.networks)),

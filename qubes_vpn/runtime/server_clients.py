@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
+from qubes_vpn.dataplane.link import Address, DatagramLink
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.hello import Source
 from qubes_vpn.engine.server_effects import Admitted
 from qubes_vpn.runtime.server_stream import Stream
 
 Network = IPv4Network | IPv6Network
-# what recvfrom gives: host, port, and for IPv6 two numbers more
-SockAddr = tuple[str, int] | tuple[str, int, int, int]
 
 
 class Sources:
@@ -42,16 +41,17 @@ class Sources:
 class Client:
     """One client of the data path.
 
-    sock, address: where UDP packets to it go. stream: its TCP connection.
-    since: unix seconds of its admission. floated: how often it moved.
+    sock, address: where UDP packets to it go. link: what sends to it, a
+    Stream where that is a TCP connection; None before it is known. since:
+    unix seconds of its admission. floated: how often it moved.
     """
 
     number: int
     channel: DataChannel
     source: Source
     sock: socket.socket | None = None
-    address: SockAddr | None = None
-    stream: Stream | None = None
+    address: Address | None = None
+    link: DatagramLink | Stream | None = None
     admitted: Admitted | None = None
     since: float = 0.0
     rx_packets: int = 0
@@ -61,18 +61,10 @@ class Client:
     floated: int = 0
     sources: Sources = field(default_factory=lambda: Sources((), ()))
 
-    def send(self, datagram: memoryview | bytes) -> bool:
-        """Send on the link; False when it did not go out (counted)."""
-        if self.stream is not None:
-            return self.stream.send(datagram)
-        assert self.sock is not None
-        assert self.address is not None
-        try:
-            self.sock.sendto(datagram, self.address)
-        except OSError:
-            self.channel.drop("link")
-            return False
-        return True
+    @property
+    def at_tcp(self) -> bool:
+        """Whether it is connected over TCP."""
+        return self.link is not None and self.link.stream
 
 
 class Router:

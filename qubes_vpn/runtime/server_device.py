@@ -6,6 +6,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
 
 from qubes_vpn.config.server_profile import ServerProfile
+from qubes_vpn.dataplane import choose
 from qubes_vpn.errors import OsRefusedError, UnavailableError
 from qubes_vpn.system import ovpn, tun
 from qubes_vpn.system.rtnl import Link, Rtnl
@@ -18,13 +19,15 @@ _DEVICES_MAX: Final = 256
 class Device:
     """The device. descriptor: of a tun device; None: the kernel's driver.
 
-    why: what keeps the kernel from doing it.
+    why: what keeps the kernel from doing it. offloads: the TUN_F_* bits that
+    a tun with virtio-net headers took; None without such headers.
     """
 
     name: str
     index: int
     descriptor: int | None = None
     why: str = ""
+    offloads: int | None = None
 
     def close(self) -> None:
         """Remove the device."""
@@ -70,17 +73,19 @@ def open_device(profile: ServerProfile, plane: str = "auto") -> Device:
     if name == "tun":
         free = (f"tun{number}" for number in range(_DEVICES_MAX))
         name = next(n for n in free if rtnl.link(n) is None)
-    descriptor = None
+    descriptor = offloads = None
     if why:
+        headers = choose.can_offload()
         descriptor = tun.TunSource().take()
-        tun.attach(descriptor, name, vnet_hdr=False)
+        taken = tun.attach(descriptor, name, vnet_hdr=headers)
+        offloads = taken if headers else None
     else:
         rtnl.add_link(name, ovpn.KIND, [ovpn.MANY_PEERS])
     link = rtnl.link(name)
     if link is None:
         raise OsRefusedError(f"device {name} is not there")
     _configure(rtnl, link, profile)
-    return Device(name, link.index, descriptor, why)
+    return Device(name, link.index, descriptor, why, offloads)
 
 
 def _configure(rtnl: Rtnl, link: Link, profile: ServerProfile) -> None:

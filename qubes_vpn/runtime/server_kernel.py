@@ -16,29 +16,11 @@ from qubes_vpn.engine.events import Now
 from qubes_vpn.engine.hello import Source
 from qubes_vpn.engine.timers import PACKET_ID_WARN
 from qubes_vpn.runtime.server_clients import Client
-from qubes_vpn.runtime.server_device import Device
-from qubes_vpn.runtime.server_plane import Control, OnEvents, ServerPlane
+from qubes_vpn.runtime.server_events import Control, OnEvents
+from qubes_vpn.runtime.server_plane import ServerPlane
 from qubes_vpn.system.ovpn import KEYS_WORN_OUT, Key, Ovpn, PeerCounters
 
 _NEVER: Final = 0
-
-
-def make_plane(
-    selector: selectors.BaseSelector,
-    device: Device,
-    control: Control,
-    profile: ServerProfile,
-) -> ServerPlane:
-    """Make the plane that the device is for."""
-    if device.descriptor is None:
-        return KernelPlane(selector, device.index, control, profile)
-    return ServerPlane(
-        selector,
-        device.descriptor,
-        control,
-        client_to_client=profile.client_to_client,
-        connections_max=2 * profile.max_clients,
-    )
 
 
 class KernelPlane(ServerPlane):

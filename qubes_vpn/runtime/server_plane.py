@@ -1,77 +1,41 @@
-"""A server's sockets and its tunnel device: packets in, packets out.
+"""A server's data path in userspace: packets in, packets out, one by one.
 
-One thread. What is a control packet goes to `Control`, which is the loop;
-data packets go by peer id to the client's data channel.
+What is a control packet goes to `Control`, which is the loop; data packets go
+to the client's data channel.
 """
 
+import contextlib
 import os
 import selectors
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, Protocol
+from typing import Final
 
 from qubes_vpn.crypto.keys import DataKeys
+from qubes_vpn.dataplane.link import Address
 from qubes_vpn.engine.data_channel import OVERHEAD_MAX
 from qubes_vpn.engine.data_key import OPEN_ROOM
 from qubes_vpn.engine.events import Now
-from qubes_vpn.engine.hello import Source
 from qubes_vpn.engine.path_mtu import answers
-from qubes_vpn.runtime.server_clients import Client, Router, SockAddr
-from qubes_vpn.runtime.server_stream import Stream
-from qubes_vpn.wire.opcode import Opcode
+from qubes_vpn.errors import SessionError
+from qubes_vpn.runtime.server_clients import Client, Router
+from qubes_vpn.runtime.server_events import Control
+from qubes_vpn.runtime.server_sockets import (
+    DATA,
+    HEAD_SIZE,
+    ServerSockets,
+    is_data,
+)
+from qubes_vpn.runtime.server_stream import Connection, source_of
 
 DATAGRAM_MAX: Final = 65_535
 # Packets from one descriptor before the others have their turn.
 BURST: Final = 64
-# Numbers of TCP connections, apart from those of listening sockets.
-_FIRST_STREAM: Final = 1000
-_DATA_V1: Final = int(Opcode.P_DATA_V1)
-_DATA_V2: Final = int(Opcode.P_DATA_V2)
-_DATA: Final = frozenset({_DATA_V1, _DATA_V2})
 
 
-@dataclass(frozen=True, slots=True)
-class OnEvents:
-    """What the loop calls with the selector's events of a descriptor."""
-
-    call: Callable[[int], None]
-
-
-class Control(Protocol):
-    """What the loop does with what the plane meets."""
-
-    def control(self, datagram: bytes, source: Source) -> None:
-        """Take a control packet."""
-
-    def moved(self, client: Client, source: Source) -> bool:
-        """Tell whether the client may be at this source from now on."""
-
-    def closed(self, source: Source) -> None:
-        """Take note that a TCP connection has ended."""
-
-    def gone(self, client: Client, reason: str) -> None:
-        """Take note that the plane has lost a client."""
-
-
-class _Connection:
-    """A TCP connection. client: who it turned out to be."""
-
-    def __init__(self, stream: Stream, source: Source) -> None:
-        self.stream = stream
-        self.source = source
-        self.client: Client | None = None
-        self.since = time.monotonic()
-
-
-class ServerPlane:
+class ServerPlane(ServerSockets):
     """Moves packets between the clients and the tunnel device.
 
-    selector: the data of its keys are OnEvents. tun: the device's
-    descriptor, non-blocking; None where the kernel moves the packets.
     client_to_client: packets between clients do not touch the device.
     """
 
@@ -84,103 +48,14 @@ class ServerPlane:
         client_to_client: bool,
         connections_max: int,
     ) -> None:
-        self.clients: dict[int, Client] = {}
+        super().__init__(selector, tun, control, connections_max)
         self.router = Router()
-        self.drops: Counter[str] = Counter()
-        self._selector = selector
-        self._tun = tun
-        self._control = control
         self._between = client_to_client
-        self._connections_max = connections_max
-        self._sockets: list[socket.socket] = []
-        self._connections: dict[int, _Connection] = {}
-        self._by_address: dict[tuple[int, SockAddr], Client] = {}
-        self._next_stream = _FIRST_STREAM
         self._buffer = memoryview(bytearray(DATAGRAM_MAX + OPEN_ROOM))
         self._window = self._buffer[:DATAGRAM_MAX]
         self._opened = memoryview(bytearray(DATAGRAM_MAX + OPEN_ROOM))
         self._plain = memoryview(bytearray(DATAGRAM_MAX))
         self._sealed = memoryview(bytearray(DATAGRAM_MAX + OVERHEAD_MAX))
-        if tun is not None:
-            selector.register(
-                tun,
-                selectors.EVENT_READ,
-                OnEvents(lambda _events: self._from_tun()),
-            )
-
-    # --- sockets
-
-    def listen(self, sock: socket.socket) -> None:
-        """Receive on a UDP socket, or accept on a listening TCP one."""
-        number = len(self._sockets)
-        self._sockets.append(sock)
-        if sock.type == socket.SOCK_STREAM:
-            self._selector.register(
-                sock,
-                selectors.EVENT_READ,
-                OnEvents(lambda _events: self._accept(sock)),
-            )
-        else:
-            self._selector.register(
-                sock,
-                selectors.EVENT_READ,
-                OnEvents(lambda _events: self._from_udp(number, sock)),
-            )
-
-    def send_to(self, source: Source, datagram: bytes) -> None:
-        """Send a control packet."""
-        connection = self._connections.get(source.socket)
-        if connection is not None:
-            connection.stream.send(datagram)
-            return
-        if source.socket >= len(self._sockets):
-            return  # its connection has ended
-        sock = self._sockets[source.socket]
-        try:
-            sock.sendto(datagram, _sockaddr(sock, source))
-        except OSError:
-            self.drops["link"] += 1
-
-    def attach(self, client: Client) -> None:
-        """Let a client's data packets pass: it has keys."""
-        self.clients[client.number] = client
-        connection = self._connections.get(client.source.socket)
-        if connection is not None:
-            connection.client = client
-            client.stream = connection.stream
-        else:
-            self._place(client, client.source)
-
-    def detach(self, client: Client) -> None:
-        """Forget a client."""
-        del self.clients[client.number]
-        self.router.remove(client)
-        self._unplace(client)
-        self.drops.update(client.channel.drops)
-
-    def hang_up(self, source: Source) -> None:
-        """Close the TCP connection of a source, if it is one."""
-        connection = self._connections.pop(source.socket, None)
-        if connection is not None:
-            connection.stream.flush()
-            self._selector.unregister(connection.stream.sock)
-            connection.stream.sock.close()
-
-    def hang_up_strangers(self, before: float) -> None:
-        """Close connections since `before` that never became clients."""
-        for connection in list(self._connections.values()):
-            if connection.client is None and connection.since < before:
-                self._end(connection)
-
-    def close(self) -> None:
-        """Close all sockets; the device is the caller's."""
-        for connection in list(self._connections.values()):
-            self.hang_up(connection.source)
-        for sock in self._sockets:
-            self._selector.unregister(sock)
-            sock.close()
-        if self._tun is not None:
-            self._selector.unregister(self._tun)
 
     # --- what the engine decides of a client
 
@@ -201,13 +76,17 @@ class ServerPlane:
         client.channel.sources = client.sources
         self.router.add(client)
 
+    def detach(self, client: Client) -> None:
+        """Forget a client."""
+        self.router.remove(client)
+        super().detach(client)
+
     def refresh(self, now: Now) -> None:
         """Look at what moves by itself; called every few seconds."""
 
     # --- UDP
 
     def _from_udp(self, number: int, sock: socket.socket) -> None:
-        buffer, clients = self._buffer, self.clients
         now = time.monotonic()
         for _ in range(BURST):
             try:
@@ -217,27 +96,30 @@ class ServerPlane:
             except OSError:
                 self.drops["link"] += 1
                 continue
-            opcode = buffer[0] >> 3 if size else 0
-            if opcode == _DATA_V2 and size > 4:
-                client = clients.get(int.from_bytes(buffer[1:4]))
-            elif opcode == _DATA_V1:
-                client = self._by_address.get((number, address))
-            else:
-                source = _source(number, address)
-                self._control.control(bytes(buffer[:size]), source)
-                continue
-            if client is None or client.stream is not None:
-                self.drops["unknown-peer"] += 1
-            elif client.address == address and client.sock is sock:
-                self._data(client, size, now)
-            else:
-                self._from_elsewhere(client, number, address, size, now)
+            self._from_one(number, address, size, now)
+
+    def _from_one(
+        self, number: int, address: Address, size: int, now: float
+    ) -> None:
+        """Take the datagram of `size` bytes in self._buffer."""
+        head = bytes(self._buffer[: min(size, HEAD_SIZE)])
+        if not is_data(head):
+            datagram = bytes(self._buffer[:size])
+            self._control.control(datagram, source_of(number, address))
+            return
+        client = self._whose(number, head, address)
+        if client is None:
+            self.drops["unknown-peer"] += 1
+        elif self._is_at(client, number, address):
+            self._data(client, self._buffer, size, now)
+        else:
+            self._from_elsewhere(client, number, address, size, now)
 
     def _from_elsewhere(
         self,
         client: Client,
         number: int,
-        address: SockAddr,
+        address: Address,
         size: int,
         now: float,
     ) -> None:
@@ -249,7 +131,7 @@ class ServerPlane:
         packet = client.channel.open_into(self._buffer, size, self._opened, now)
         if client.channel.traffic.rx_packets == before:
             return
-        source = _source(number, address)
+        source = source_of(number, address)
         if not self._control.moved(client, source):
             client.channel.drop("float-refused")
             return
@@ -257,93 +139,44 @@ class ServerPlane:
         if packet is not None:
             self._inward(client, packet, now)
 
-    def follow(self, client: Client, source: Source) -> None:
-        """Send to the client at its new address from now on."""
-        self._unplace(client)
-        client.source = source
-        self._place(client, source)
-        client.floated += 1
-
-    def _place(self, client: Client, source: Source) -> None:
-        sock = self._sockets[source.socket]
-        client.sock = sock
-        client.address = _sockaddr(sock, source)
-        self._by_address[source.socket, client.address] = client
-
-    def _unplace(self, client: Client) -> None:
-        if client.address is not None:
-            key = (client.source.socket, client.address)
-            if self._by_address.get(key) is client:
-                del self._by_address[key]
-
     # --- TCP
 
-    def _accept(self, listener: socket.socket) -> None:
-        for _ in range(BURST):
-            try:
-                sock, address = listener.accept()
-            except BlockingIOError:
-                return
-            except OSError:
-                self.drops["accept"] += 1
-                return
-            if len(self._connections) >= self._connections_max:
-                self.drops["too-many-connections"] += 1
-                sock.close()
-                continue
-            self._adopt(sock, address)
-
-    def _adopt(self, sock: socket.socket, address: SockAddr) -> None:
-        sock.setblocking(False)
-        source = _source(self._next_stream, address)
-        self._next_stream += 1
-
-        def want_write(wanted: bool) -> None:  # noqa: FBT001 a callback
-            events = selectors.EVENT_READ
-            if wanted:
-                events |= selectors.EVENT_WRITE
-            self._selector.modify(sock, events, OnEvents(ready))
-
-        connection = _Connection(Stream(sock, want_write), source)
-
-        def ready(events: int) -> None:
-            if events & selectors.EVENT_WRITE:
-                connection.stream.flush()
-            if events & selectors.EVENT_READ:
-                self._from_stream(connection)
-
-        self._connections[source.socket] = connection
-        self._selector.register(sock, selectors.EVENT_READ, OnEvents(ready))
-
-    def _from_stream(self, connection: _Connection) -> None:
-        packets = connection.stream.receive()
-        if packets is None:
-            self._end(connection)
-            return
+    def _from_stream(self, connection: Connection) -> None:
         now = time.monotonic()
-        for packet in packets:
-            if packet[0] >> 3 not in _DATA:
-                self._control.control(packet, connection.source)
-                continue
-            client, size = connection.client, len(packet)
-            if client is None or client.number not in self.clients:
-                self.drops["unknown-peer"] += 1
-                continue
-            self._buffer[:size] = packet
-            self._data(client, size, now)
+        try:
+            with contextlib.closing(
+                connection.stream.packets(BURST)
+            ) as packets:
+                for buffer, size in packets:
+                    self._from_connection(connection, buffer, size, now)
+        except SessionError:
+            self._end(connection)
 
-    def _end(self, connection: _Connection) -> None:
-        if connection.source.socket in self._connections:
-            self.hang_up(connection.source)
-            self._control.closed(connection.source)
+    def _from_connection(
+        self, connection: Connection, buffer: memoryview, size: int, now: float
+    ) -> None:
+        if buffer[0] >> 3 not in DATA:
+            self._control.control(bytes(buffer[:size]), connection.source)
+            return
+        client = connection.client
+        if client is None or client.number not in self.clients:
+            self.drops["unknown-peer"] += 1
+        else:
+            self._data(client, buffer, size, now)
 
     # --- inner packets
 
-    def _data(self, client: Client, size: int, now: float) -> None:
-        packet = client.channel.open_into(self._buffer, size, self._opened, now)
+    def _data(
+        self, client: Client, buffer: memoryview, size: int, now: float
+    ) -> None:
+        packet = client.channel.open_into(buffer, size, self._opened, now)
         if packet is not None:
             self._inward(client, packet, now)
-        elif client.channel.traffic.occ:
+        else:
+            self._answer(client, now)
+
+    def _answer(self, client: Client, now: float) -> None:
+        if client.channel.traffic.occ:
             for answer in answers(client.channel.traffic):
                 self.send_data(client, answer, now)
 
@@ -351,33 +184,50 @@ class ServerPlane:
         """From a client: to another one, or to the device."""
         client.rx_packets += 1
         client.rx_bytes += len(packet)
-        if self._between:
-            other = self.router.find(_destination(packet))
-            if other is not None and other is not client:
-                self._outward(other, packet, now)
-                return
+        if not self._between or not self._across(client, packet, now):
+            self._to_tun(packet)
+
+    def _across(self, client: Client, packet: memoryview, now: float) -> bool:
+        """Pass a client's packet to another one, if that is where it goes."""
+        other = self.router.find(destination(packet))
+        if other is None or other is client:
+            return False
+        self._outward(other, packet, now)
+        return True
+
+    def _to_tun(self, packet: memoryview) -> None:
         assert self._tun is not None
         try:
             os.write(self._tun, packet)
         except OSError:
             self.drops["tun"] += 1
 
+    def _has_room(self, client: Client, packets: int = 1) -> bool:
+        """Say whether the client's link takes packets; count if not."""
+        if client.link is not None and client.link.has_room():
+            return True
+        client.channel.drop("link-full", packets)
+        return False
+
     def _outward(self, client: Client, packet: memoryview, now: float) -> None:
         """Seal a packet for a client and send it."""
-        if client.stream is not None and client.stream.full:
-            client.channel.drop("link-full")
-            return
-        size = client.channel.seal_into(packet, self._sealed, now)
-        if size and client.send(self._sealed[:size]):
+        if self._has_room(client) and self._send(client, packet, now):
             client.tx_packets += 1
             client.tx_bytes += len(packet)
             client.channel.traffic.tun_bytes += len(packet)
 
+    def _send(self, client: Client, payload: memoryview, now: float) -> bool:
+        size = client.channel.seal_into(payload, self._sealed, now)
+        link = client.link
+        if not size or link is None or not link.send(self._sealed[:size]):
+            return False
+        if link.waiting and not link.stream:
+            self._hold(client)
+        return True
+
     def send_data(self, client: Client, payload: bytes, now: float) -> None:
         """Encrypt and send a payload that is not from the device."""
-        size = client.channel.seal_into(memoryview(payload), self._sealed, now)
-        if size:
-            client.send(self._sealed[:size])
+        self._send(client, memoryview(payload), now)
 
     def _from_tun(self) -> None:
         assert self._tun is not None
@@ -385,6 +235,8 @@ class ServerPlane:
         buffers = (plain,)
         now = time.monotonic()
         for _ in range(BURST):
+            if self._held:
+                return
             try:
                 size = os.readv(self._tun, buffers)
             except BlockingIOError:
@@ -393,36 +245,17 @@ class ServerPlane:
                 self.drops["tun"] += 1
                 return
             packet = plain[:size]
-            client = find(_destination(packet))
+            client = find(destination(packet))
             if client is None:
                 self.drops["no-client"] += 1
                 continue
             self._outward(client, packet, now)
 
 
-def _destination(packet: memoryview) -> bytes:
+def destination(packet: memoryview) -> bytes:
     """Give the packed destination; b"" of what is too short for one."""
     if len(packet) >= 20 and packet[0] >> 4 == 4:
         return bytes(packet[16:20])
     if len(packet) >= 40:
         return bytes(packet[24:40])
     return b""
-
-
-def _source(number: int, address: SockAddr) -> Source:
-    host: IPv4Address | IPv6Address = ip_address(address[0])
-    if host.version == 6 and host.ipv4_mapped:
-        host = host.ipv4_mapped
-    return Source(number, host, address[1])
-
-
-def _sockaddr(sock: socket.socket, source: Source) -> SockAddr:
-    """Give what recvfrom would have given for this source."""
-    host = source.address
-    if sock.family == socket.AF_INET:
-        return (str(host), source.port)
-    if host.version == 4:
-        return (f"::ffff:{host}", source.port, 0, 0)
-    scope = host.scope_id
-    number = socket.if_nametoindex(scope) if scope else 0
-    return (str(host), source.port, 0, number)

@@ -45,13 +45,14 @@ class Packet:
     tos: int = 0
     fragment: int = 0x4000
     mss: int = 0
+    between: tuple[bytes, bytes] | None = None
 
     @property
     def l4(self) -> int:
         return 40 if self.ipv6 else 20
 
     def ends(self) -> tuple[bytes, bytes]:
-        return V6 if self.ipv6 else V4
+        return self.between or (V6 if self.ipv6 else V4)
 
     def pseudo(self, size: int) -> bytes:
         return b"".join(self.ends()) + struct.pack("!II", size, self.proto)
@@ -170,6 +171,7 @@ def cut_written(written: bytes) -> list[bytes]:
         ttl=head[7] if ipv6 else head[8],
         tos=(int.from_bytes(head[:2]) >> 4) & 0xFF if ipv6 else head[1],
         fragment=0 if ipv6 else int.from_bytes(head[6:8]),
+        between=(head[8:24], head[24:40]) if ipv6 else (head[12:16], head[16:]),
     )
     if proto == TCP:
         seq, ack, _, tcp_flags, window = struct.unpack_from("!IIBBH", l4, 4)

@@ -1,6 +1,7 @@
 """Routing of clients, their status, who may come in, and the NAT table."""
 
 import os
+import select
 import socket
 import subprocess
 import time
@@ -18,12 +19,13 @@ from hypothesis import strategies as st
 
 from qubes_vpn.config.server_profile import ServerProfile
 from qubes_vpn.crypto.passwords import SALT_SIZE, hash_password
+from qubes_vpn.dataplane.link import STREAM_BUFFER
 from qubes_vpn.engine.address_pool import Leases
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.hello import Source
 from qubes_vpn.engine.server_effects import Authenticate
 from qubes_vpn.engine.traffic import Traffic
-from qubes_vpn.errors import UnavailableError
+from qubes_vpn.errors import SessionError, UnavailableError
 from qubes_vpn.runtime.server_auth import Authenticator, check_backends
 from qubes_vpn.runtime.server_clients import Client, Router, Sources
 from qubes_vpn.runtime.server_files import LeaseMemory, replace_file
@@ -35,7 +37,7 @@ from qubes_vpn.runtime.server_status import (
     metrics,
     status_file,
 )
-from qubes_vpn.runtime.server_stream import QUEUE_MAX, Stream
+from qubes_vpn.runtime.server_stream import PACKET_MAX, QUEUE_MAX, Stream
 
 SOURCE = Source(0, ip_address("192.0.2.7"), 5000)
 NETWORKS = st.one_of(
@@ -317,10 +319,11 @@ def test_a_stream_keeps_order_and_says_when_it_is_full():
     listener.close()
     ours.setblocking(False)
     wanted = []
-    stream = Stream(ours, wanted.append)
+    buffer = memoryview(bytearray(STREAM_BUFFER))
+    stream = Stream(ours, buffer, wanted.append)
     sent = []
     number = 0
-    while not stream.full:
+    while stream.has_room():
         packet = number.to_bytes(4) + bytes(1000)
         assert stream.send(packet)
         sent.append(packet)
@@ -334,14 +337,33 @@ def test_a_stream_keeps_order_and_says_when_it_is_full():
         stream.flush()
     assert received == b"".join(len(p).to_bytes(2) + p for p in sent)
     assert wanted[-1] is False
-    assert not stream.full
-    theirs.sendall(b"\0\0")
-    time.sleep(0.05)
-    assert stream.receive() is None, "a frame of no bytes: out of step"
+    assert stream.has_room()
+    theirs.sendall(b"\0\0\0")
+    assert select.select([ours], [], [], 10)[0]
+    with pytest.raises(SessionError, match="0 bytes"):
+        list(stream.packets(64))
     theirs.close()
-    assert stream.receive() is None
+    with pytest.raises(SessionError, match="closed"):
+        list(stream.packets(64))
     assert number * 1006 > QUEUE_MAX
     ours.close()
+
+
+@pytest.mark.parametrize("size", [PACKET_MAX, PACKET_MAX + 1])
+def test_a_stream_waits_for_no_packet_that_is_too_long(size):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    with ours, theirs:
+        buffer = memoryview(bytearray(STREAM_BUFFER))
+        stream = Stream(ours, buffer, lambda _: None)
+        theirs.sendall(size.to_bytes(2) + bytes(10))
+        assert select.select([ours], [], [], 10)[0]
+        if size > PACKET_MAX:
+            with pytest.raises(SessionError, match="too long"):
+                list(stream.packets(64))
+        else:
+            assert list(stream.packets(64)) == []
 
 
 def test_check_backends_takes_what_is_there(tmp_path, passwords):
