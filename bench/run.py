@@ -257,6 +257,7 @@ def pin(pid: int) -> None:
 def flags(server: Server) -> str:
     """A server's configuration without its keys, in one line."""
     text = re.sub(r"<(\S+)>.*?</\1>", "", server.config(), flags=re.DOTALL)
+    text = text.replace(server.device, "tun-server")
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    program = type(server).__name__.strip("_")
-    return f"{program}: {'; '.join(lines)}".replace(f"{server.scratch}/", "")
+    program = "openvpn" if type(server) is Server else "qubes-vpn server"
+    return f"{program}; {'; '.join(lines)}".replace(f"{server.scratch}/", "")
