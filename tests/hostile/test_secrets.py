@@ -1,22 +1,37 @@
 """Secrets stay where they are: in source, in files, in a whole run."""
 
 import ast
+import base64
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from lab import Lab
+from lab import addresses as at
 from lab.appliance import Appliance
 from lab.openvpn import Server, Settings
 from qubes_vpn.errors import UnreadableError
 from qubes_vpn.runtime.foreground import read_login
 from tests.hostile.rows import ROOT
+from tests.interop.test_proxies import (
+    NAME,
+    start_tinyproxy,
+    wait_for_port,
+)
+from tests.interop.test_proxies import PASSWORD as PROXY_PASSWORD
 
 # What is compared byte by byte with something secret, by its usual names.
 TAGS = {
@@ -88,12 +103,16 @@ def test_a_login_that_others_can_use_is_refused(tmp_path, monkeypatch, mode):
 # --- a whole run ---------------------------------------------------------------
 
 PASSWORD = "correct-horse-battery-staple"
+PASSPHRASE = "open-up-the-private-key"
+# what a key is when it is printed, in hex or base64
+LIKE_A_KEY = re.compile(rb"[0-9a-fA-F]{32}|[0-9A-Za-z+/]{43}")
 USERS = (("alice", PASSWORD),)
 
 
 def secrets_of(profile):
     """Give every secret of a profile: lines of its keys, and the password."""
-    found = [PASSWORD]
+    found = [PASSWORD, PASSPHRASE, PROXY_PASSWORD, "SESS_ID_AT_"]
+    found.append(base64.b64encode(f"{NAME}:{PROXY_PASSWORD}".encode()).decode())
     for tag in ("key", "tls-crypt"):
         _, _, rest = profile.partition(f"<{tag}>\n")
         body, _, _ = rest.partition(f"</{tag}>")
@@ -112,20 +131,44 @@ def seen_of(pid):
             yield f"{pid}/{name}", Path(f"/proc/{pid}/{name}").read_bytes()
 
 
+def locked(profile):
+    """Give the profile with its key under a passphrase."""
+    head, key, tail = re.split(r"(?s)(?<=<key>\n)(.*)(?=</key>)", profile)
+    found = load_pem_private_key(key.encode(), None)
+    shut = found.private_bytes(
+        Encoding.PEM,
+        PrivateFormat.PKCS8,
+        BestAvailableEncryption(PASSPHRASE.encode()),
+    )
+    return head + shut.decode() + tail
+
+
+def private(path, text):
+    path.write_text(text)
+    path.chmod(0o600)
+    return path
+
+
 @pytest.mark.netns
 def test_a_whole_run_shows_no_secret():
+    settings = Settings(users=USERS, proto="tcp", extra=("auth-gen-token",))
     with Lab() as lab:
-        server = Server(lab.internet, lab.scratch, Settings(users=USERS))
+        server = Server(lab.internet, lab.scratch, settings)
         server.start()
         profile = server.client_profile()
         secrets = secrets_of(profile)
-        assert len(secrets) > 18
-        login = lab.scratch / "login"
-        login.write_text(server.credentials())
-        login.chmod(0o600)
-        wrong = lab.scratch / "wrong"
-        wrong.write_text(f"alice\n{PASSWORD}x\n")
-        wrong.chmod(0o600)
+        assert len(secrets) > 22
+        port = start_tinyproxy(lab, login=True)
+        wait_for_port(lab, port)
+        through = private(
+            lab.scratch / "proxy-login", f"{NAME}\n{PROXY_PASSWORD}\n"
+        )
+        shut = private(lab.scratch / "askpass", f"{PASSPHRASE}\n")
+        profile = locked(profile) + (
+            f"askpass {shut}\nhttp-proxy {at.RELAY4} {port} {through} basic\n"
+        )
+        login = private(lab.scratch / "login", server.credentials())
+        wrong = private(lab.scratch / "wrong", f"alice\n{PASSWORD}x\n")
         state = lab.scratch / "state.json"
         appliance = Appliance(lab).lock()
         where = {}
@@ -147,13 +190,18 @@ def test_a_whole_run_shows_no_secret():
         server.stop()
         if state.exists():
             where["state.json"] = state.read_bytes()
+        # the token was used: a second session came without a question
+        assert "auth-token" in server.log
         cores = list(ROOT.glob("core*")) + list(lab.scratch.glob("core*"))
         assert not cores
         assert any(name.endswith("cmdline") for name in where)
         for name, content in where.items():
             for secret in secrets:
                 assert secret not in content, name
+            if name.startswith(("log", "status", "state")):
+                assert not LIKE_A_KEY.search(content), name
         # the search finds what is there
+        assert LIKE_A_KEY.search(profile.encode())
         assert any(secret in profile.encode() for secret in secrets[1:])
 
 
