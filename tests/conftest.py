@@ -79,19 +79,34 @@ def pytest_runtest_setup(item):
             pytest.skip("needs root: network namespaces")
 
 
+def _outcomes(terminalreporter):
+    """Give (node id, whether it passed) of every test of this run."""
+    for kind in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(kind, ()):
+            if report.when == "call" or kind == "error":
+                yield report.nodeid, kind == "passed"
+
+
+def _print_matrix(terminalreporter):
+    """Print what became of each cell of the protocol matrix."""
+    if not (HERE / "interop").is_dir():
+        return
+    from tests.interop import matrix
+
+    lines = list(matrix.table(_outcomes(terminalreporter)))
+    if lines:
+        terminalreporter.section("the protocol matrix")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 def _print_rows(terminalreporter):
     """Say which attacks and faults this run tried, and which held."""
     if not (HERE / "hostile").is_dir():
         return
     from tests.hostile import rows
 
-    stats = terminalreporter.stats
-    outcomes = [
-        (report.nodeid, kind == "passed")
-        for kind in ("passed", "failed", "error")
-        for report in stats.get(kind, ())
-        if report.when == "call" or kind == "error"
-    ]
+    outcomes = list(_outcomes(terminalreporter))
     rows.remember(outcomes)
     lines = rows.summary(outcomes)
     if lines:
@@ -104,6 +119,7 @@ def _print_rows(terminalreporter):
 
 def pytest_terminal_summary(terminalreporter):
     _print_rows(terminalreporter)
+    _print_matrix(terminalreporter)
     skipped = terminalreporter.stats.get("skipped", [])
     if not skipped:
         return
