@@ -17,6 +17,7 @@ from qubes_vpn.crypto.tls_errors import tls_error, verify_error
 from qubes_vpn.crypto.tls_names import (
     cipher_list,
     ciphersuites,
+    group_names,
     pick_group,
 )
 from qubes_vpn.crypto.tls_settings import (
@@ -150,7 +151,19 @@ class TlsContext:
             if hasattr(context, "set_tls13_ciphersuites"):
                 context.set_tls13_ciphersuites(":".join(suites).encode())
         if settings.groups:
-            context.set_tmp_ecdh(pick_group(settings.groups))
+            self._set_group()
+
+    def _set_group(self) -> None:
+        settings, context = self._settings, self._context
+        curve = pick_group(settings.groups, is_server=settings.is_server)
+        if curve is not None:
+            context.set_tmp_ecdh(curve)
+        elif not _tells_group():
+            refuse(
+                "tls-groups",
+                "this pyOpenSSL can only set secp256r1, secp384r1 or secp521r1"
+                ", and does not tell which group was used",
+            )
 
     def _trust(self, authorities: list[crypto.X509]) -> None:
         """Set what makes a peer trusted, and how it is asked."""
@@ -278,6 +291,7 @@ class TlsSession:
             raise self._verdict.error or tls_error(error) from None
         self._require_checks()
         self._require_suite()
+        self._require_group()
         self._done = True
         return True
 
@@ -303,6 +317,18 @@ class TlsSession:
         if self.cipher not in ciphersuites(wanted):
             detail = f"tls-ciphersuites: the peer chose {self.cipher}"
             raise SessionError("tls-cipher", detail)
+
+    def _require_group(self) -> None:
+        """No other group than those of tls-groups may be used."""
+        settings = self._settings
+        if not settings.groups or pick_group(
+            settings.groups, is_server=settings.is_server
+        ):
+            return
+        name = self._connection.get_group_name() or "none"
+        if name.lower() not in group_names(settings.groups):
+            detail = f"tls-groups: the peer chose {name}"
+            raise SessionError("tls-groups", detail)
 
     def read(self) -> bytes:
         """Return the plaintext of one TLS record; b"" when there is none.
@@ -346,6 +372,15 @@ class TlsSession:
     def cipher(self) -> str:
         """The negotiated cipher's OpenSSL name; "" before there is one."""
         return self._connection.get_cipher_name() or ""
+
+
+def _tells_group() -> bool:
+    """Say whether the group of a session can be known, by this pyOpenSSL."""
+    connection = SSL.Connection(SSL.Context(SSL.TLS_METHOD), None)
+    try:
+        return connection.get_group_name() is None
+    except (AttributeError, NotImplementedError):
+        return False
 
 
 def _use_identity(

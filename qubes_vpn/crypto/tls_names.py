@@ -32,6 +32,11 @@ _GROUPS: Final[dict[str, type[ec.EllipticCurve]]] = {
     "p-521": ec.SECP521R1,
 }
 
+# Groups that OpenSSL offers by itself, from the version on that knows them.
+_OFFERED: Final = frozenset(
+    {"x25519mlkem768", "x25519", "x448", "ffdhe2048", "ffdhe3072"}
+)
+
 # Source: RFC 8446, B.4
 _SUITES: Final = frozenset(
     {
@@ -106,19 +111,28 @@ def ciphersuites(names: str) -> tuple[str, ...]:
     return suites
 
 
-def pick_group(groups: str) -> ec.EllipticCurve:
-    """Return the group to use for tls-groups: the first that we can set.
+def group_names(groups: str) -> tuple[str, ...]:
+    """Return the groups of tls-groups, in small letters."""
+    return tuple(name.strip().lower() for name in groups.split(":"))
+
+
+def pick_group(groups: str, *, is_server: bool) -> ec.EllipticCurve | None:
+    """Return the group to set for tls-groups; None: look at the outcome.
 
     pyOpenSSL sets one NIST curve, not a list. Using one group of the list
     keeps the promise of the directive, at the cost that a peer must know
-    that one; a list without any is refused.
+    that one. A client without any in its list offers what OpenSSL does, and
+    ends a session with another group; a server would end most of them.
     """
-    for name in groups.split(":"):
-        curve = _GROUPS.get(name.strip().lower())
+    names = group_names(groups)
+    for name in names:
+        curve = _GROUPS.get(name)
         if curve:
             return curve()
-    return refuse(
-        "tls-groups",
-        "only secp256r1, secp384r1 and secp521r1 can be set here, and"
-        f" {groups!r} has none of them",
-    )
+    if is_server or not _OFFERED.intersection(names):
+        refuse(
+            "tls-groups",
+            "only secp256r1, secp384r1 and secp521r1 can be set here, and"
+            f" {groups!r} has none of them",
+        )
+    return None

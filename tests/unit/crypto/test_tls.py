@@ -633,6 +633,60 @@ def test_the_chosen_group_is_used(pki, sides):
     assert failure(changed, pki.now)[1].reason == "tls-groups"
 
 
+@pytest.fixture
+def group_is_told():
+    if not hasattr(SSL.Connection, "get_group_name"):
+        pytest.skip("this pyOpenSSL does not tell the group")
+
+
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+@pytest.mark.usefixtures("group_is_told")
+def test_a_group_that_cannot_be_set_is_looked_at(pki, sides, version):
+    of_peer = {"version_max": version}
+    best = "X25519MLKEM768:X25519"
+    connect(change(sides, {"groups": best}, of_peer), pki.now)
+    changed = change(
+        sides, {"groups": best}, {**of_peer, "groups": "secp256r1"}
+    )
+    error, _ = failure(changed, pki.now)
+    assert error.reason == "tls-groups"
+    assert error.detail == "tls-groups: the peer chose secp256r1"
+
+
+@pytest.mark.usefixtures("group_is_told")
+def test_without_elliptic_curves_there_is_no_group(pki, sides):
+    key = rsa.generate_private_key(65537, 2048)
+    leaf = pki.issue("server", key=key, usage="server")
+    changed = change(
+        sides,
+        {"groups": "X25519", "cipher": "AES256-GCM-SHA384"},
+        {
+            "version_max": "1.2",
+            "cipher": "AES256-GCM-SHA384",
+            "certificate": leaf.cert_pem,
+            "key": leaf.key_pem(),
+        },
+    )
+    error, _ = failure(changed, pki.now)
+    assert error.detail == "tls-groups: the peer chose none"
+
+
+def test_an_older_pyopenssl_cannot_look_at_the_group(sides, monkeypatch):
+    def missing(self):
+        raise NotImplementedError
+
+    monkeypatch.setattr(
+        SSL.Connection, "get_group_name", missing, raising=False
+    )
+    with pytest.raises(ConfigError, match="does not tell which group"):
+        TlsContext(replace(sides[0], groups="X25519"))
+
+
+def test_a_server_sets_its_group_or_is_refused(sides):
+    with pytest.raises(ConfigError, match="none of them"):
+        TlsContext(replace(sides[1], groups="X25519"))
+
+
 def test_a_weak_key_is_refused_by_the_profile(pki, sides):
     weak = rsa.generate_private_key(65537, 1024)
     leaf = pki.issue("server", key=weak)
