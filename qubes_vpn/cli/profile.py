@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,8 +17,16 @@ from qubes_vpn.config.profile import (
     parse_client_profile,
 )
 from qubes_vpn.errors import ConfigError, Problem, printable
+from qubes_vpn.qubes.profiles import FOLDER, Kept, Profiles
 from qubes_vpn.runtime.sources import Source, sources
-from qubes_vpn.runtime.store import ROOT, Entry, Store, entry_of, name_for
+from qubes_vpn.runtime.store import (
+    credentials,
+    kept,
+    load,
+    login_lines,
+    name_for,
+    notes,
+)
 from qubes_vpn.system import clock
 
 if TYPE_CHECKING:
@@ -31,7 +40,11 @@ def register(commands: "Subcommands") -> None:
     """Add the subcommand and its own."""
     parser = commands.add_parser("profile", help="import and choose profiles")
     parser.add_argument(
-        "--store", type=Path, default=ROOT, metavar="DIR", help=f"not {ROOT}"
+        "--store",
+        type=Path,
+        default=FOLDER,
+        metavar="DIR",
+        help=f"not {FOLDER}",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     importer = verbs.add_parser("import", help="from files, folders and zips")
@@ -62,7 +75,7 @@ def register(commands: "Subcommands") -> None:
 
 def run(args: argparse.Namespace, world: World) -> int:
     """Do what the verb says. Errors of the store leave through main()."""
-    verbs: dict[str, Callable[[argparse.Namespace, World, Store], int]] = {
+    verbs: dict[str, Callable[[argparse.Namespace, World, Profiles], int]] = {
         "import": _import,
         "list": _list,
         "show": _show,
@@ -70,16 +83,17 @@ def run(args: argparse.Namespace, world: World) -> int:
         "remove": _remove,
         "set-credentials": _set_credentials,
     }
-    return verbs[args.verb](args, world, Store(args.store))
+    profiles = Profiles(args.store, owner=os.geteuid())
+    return verbs[args.verb](args, world, profiles)
 
 
 # -- import --------------------------------------------------------------------
 
 
-def _import(args: argparse.Namespace, world: World, store: Store) -> int:
-    entries: list[Entry] = []
+def _import(args: argparse.Namespace, world: World, store: Profiles) -> int:
+    entries: list[Kept] = []
     bad = 0
-    kept = set() if args.replace else set(store.names())
+    there = set() if args.replace else set(store.listed())
     for path in args.path:
         for source in sources(path):
             try:
@@ -90,9 +104,9 @@ def _import(args: argparse.Namespace, world: World, store: Store) -> int:
                 bad += 1
                 _say_refused(error, world)
                 continue
-            taken = {one.name for one in entries} | kept
+            taken = {one.name for one in entries} | there
             name = _name(args, source, taken)
-            entries.append(entry_of(name, profile))
+            entries.append(kept(name, profile))
             print(_line(name, profile), file=world.out)
     if args.name and len(entries) > 1:
         print("profile import: --name is for one profile", file=world.err)
@@ -104,7 +118,7 @@ def _import(args: argparse.Namespace, world: World, store: Store) -> int:
             file=world.err,
         )
         return EX_CONFIG
-    store.add(tuple(entries))
+    store.add(entries)
     print(f"{len(entries)} imported", file=world.out)
     return EX_CONFIG if bad else EX_OK
 
@@ -138,12 +152,12 @@ def _line(name: str, profile: ClientProfile) -> str:
 # -- the others ----------------------------------------------------------------
 
 
-def _list(args: argparse.Namespace, world: World, store: Store) -> int:
-    current = store.current()
+def _list(args: argparse.Namespace, world: World, store: Profiles) -> int:
+    current = store.current
     found: list[tuple[str, ClientProfile | None, str]] = []
-    for name in store.names():
+    for name in store.listed():
         try:
-            found.append((name, store.load(name), ""))
+            found.append((name, load(store, name), ""))
         except ConfigError as error:
             found.append((name, None, str(error.problems[0])))
     if args.json:
@@ -154,7 +168,7 @@ def _list(args: argparse.Namespace, world: World, store: Store) -> int:
                 "ok": profile is not None,
                 "server": profile.remotes[0].host if profile else None,
                 "servers": len(profile.remotes) if profile else 0,
-                "credentials": store.credentials(name) is not None,
+                "credentials": credentials(store, name) is not None,
             }
             for name, profile, _ in found
         ]
@@ -170,23 +184,23 @@ def _list(args: argparse.Namespace, world: World, store: Store) -> int:
     return EX_OK
 
 
-def _show(args: argparse.Namespace, world: World, store: Store) -> int:
-    profile = store.load(args.name)
+def _show(args: argparse.Namespace, world: World, store: Profiles) -> int:
+    profile = load(store, args.name)
     sections = [one for one in explain(profile, clock.unix()) if one.lines]
-    notes = store.notes(args.name)
-    if notes:
-        sections.append(Section("Not applied", notes))
+    missing = notes(store, args.name)
+    if missing:
+        sections.append(Section("Not applied", missing))
     print_sections(sections, world)
     return EX_OK
 
 
-def _use(args: argparse.Namespace, world: World, store: Store) -> int:
+def _use(args: argparse.Namespace, world: World, store: Profiles) -> int:
     store.use(args.name)
     print(f"{args.name} is in use", file=world.out)
     return EX_OK
 
 
-def _remove(args: argparse.Namespace, world: World, store: Store) -> int:
+def _remove(args: argparse.Namespace, world: World, store: Profiles) -> int:
     for name in args.name:
         store.remove(name)
         print(f"{name} removed", file=world.out)
@@ -194,9 +208,9 @@ def _remove(args: argparse.Namespace, world: World, store: Store) -> int:
 
 
 def _set_credentials(
-    args: argparse.Namespace, world: World, store: Store
+    args: argparse.Namespace, world: World, store: Profiles
 ) -> int:
-    profile = store.load(args.name)
+    profile = load(store, args.name)
     if profile.auth_user_pass is None:
         print(f"{args.name} asks for no password", file=world.err)
         return EX_USAGE
@@ -210,6 +224,7 @@ def _set_credentials(
     if not username or not password:
         print("needs a user name and a password, a line each", file=world.err)
         return EX_USAGE
-    store.set_credentials(args.name, Credentials(username, password))
+    login = Credentials(username, password)
+    store.set_credentials(args.name, login_lines(login))
     print(f"credentials of {args.name} kept", file=world.out)
     return EX_OK
