@@ -1,8 +1,10 @@
-"""The bill of materials names what runs, and is the same twice."""
+"""The bill of materials and the lock file name all that runs."""
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 
 from tests.hostile.rows import ROOT
 
@@ -28,3 +30,24 @@ def test_what_is_needed_is_in_it_with_version_and_digest():
     assert "pytest" not in parts
     everything = json.loads(bill("--all"))["components"]
     assert "pytest" in {one["name"] for one in everything}
+
+
+def test_the_lock_has_a_version_and_digests_of_each():
+    """`tools/lock.py --check` asks the index; here nobody is asked."""
+    text = (ROOT / "tools/requirements.lock").read_text()
+    assert "://" not in text
+    body = re.sub(r"#.*\n|\\\n", "", text)
+    pins = {}
+    for line in filter(None, body.splitlines()):
+        pin, *digests = line.split()
+        name, version = pin.split("==")
+        pins[name.replace("_", "-")] = tuple(map(int, version.split(".")))
+        assert digests
+        for digest in digests:
+            assert re.fullmatch(r"--hash=sha256:[0-9a-f]{64}", digest)
+    parts = {one["name"] for one in json.loads(bill())["components"]}
+    assert parts - {"qubes-vpn"} <= set(pins)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for line in project["dependencies"]:
+        name, floor = line.lower().split(">=")
+        assert pins[name] >= tuple(map(int, floor.split(".")))
