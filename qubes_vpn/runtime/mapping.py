@@ -18,6 +18,7 @@ MSS_MIN: Final = 512
 AEAD_OVERHEAD: Final = 24
 CBC_OVERHEAD: Final = 4 + 64 + 16 + 16 + 4
 AS_PUSHED: Final = DnsChoice()
+NO_IPV6: Final = "ifconfig-ipv6"
 DEFAULT4: Final = "0.0.0.0/0"
 DEFAULT6: Final = "::/0"
 
@@ -52,13 +53,25 @@ def inner_size(settings: TunnelSettings, endpoint: Endpoint) -> int:
 def on_path(settings: TunnelSettings) -> TunnelSettings:
     """Give the settings with an MTU whose packets the path carries.
 
-    IPv6 needs 1,280 bytes of a device. On a path with less, TCP is made to
-    fit by its MSS, and larger packets of other kinds are lost.
+    IPv6 needs 1,280 bytes of a device. On a path with less it is off, so
+    that qubes take IPv4 at once and every packet of theirs fits; where IPv6
+    is all there is, TCP is made to fit by its MSS, and other packets that
+    are larger are lost.
     """
     mtu = min(settings.mtu, settings.path_mtu or settings.mtu)
-    if settings.ifconfig6:
-        mtu = max(mtu, min(settings.mtu, MTU6_MIN))
-    return replace(settings, mtu=mtu)
+    if not carries6(settings) or mtu >= MTU6_MIN:
+        return replace(settings, mtu=mtu)
+    dns = tuple(each for each in settings.dns if each.version == 4)
+    if not carries4(settings) or (settings.dns and not dns):
+        return replace(settings, mtu=max(mtu, min(settings.mtu, MTU6_MIN)))
+    why = f"IPv6 needs {MTU6_MIN} bytes, and this path carries {mtu}"
+    return replace(
+        settings,
+        mtu=mtu,
+        ifconfig6=None,
+        dns=dns,
+        refused=(*settings.refused, (NO_IPV6, why)),
+    )
 
 
 def fitted(settings: TunnelSettings, endpoint: Endpoint) -> TunnelSettings:

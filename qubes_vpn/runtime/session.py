@@ -320,6 +320,7 @@ class Session:
                     self._plane.apply(settings)
                 settings = mapping.fitted(settings, self.candidate.endpoint)
                 settings = mapping.on_path(settings)
+                self._say_what_is_off(settings)
                 self.settings = settings
                 self._keeper.request(mapping.configure(settings, self._dns))
             case effects.OpenForwarding():
@@ -334,6 +335,13 @@ class Session:
                 self._keeper.request(messages.CloseForwarding())
             case _:
                 assert_never(effect)
+
+    def _say_what_is_off(self, settings: TunnelSettings) -> None:
+        """Say once that the path has become too narrow for IPv6."""
+        why = dict(settings.refused).get(mapping.NO_IPV6, "")
+        before = self.settings.refused if self.settings else ()
+        if why and mapping.NO_IPV6 not in dict(before):
+            self._tell(effects.Notice("QV-306", f"IPv6 is off: {why}"))
 
     def _end(self, ended: effects.Ended) -> None:
         """Close the network, then forget the keys: in this order."""

@@ -1,5 +1,6 @@
 """The engine's settings in the keeper's terms."""
 
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 import pytest
@@ -104,3 +105,49 @@ def test_no_packet_of_the_device_is_too_long_for_the_uplink(
 ):
     settings = TunnelSettings(ifconfig4=V4, **changed)
     assert mapping.fitted(settings, endpoint).mtu == mtu
+
+
+V4_DNS, V6_DNS = ip_address("10.8.0.1"), ip_address("fd00::1")
+
+
+def test_ipv6_is_off_on_a_path_that_is_too_narrow_for_it():
+    both = TunnelSettings(
+        ifconfig4=V4,
+        ifconfig6=V6,
+        dns=(V6_DNS, V4_DNS),
+        refused=(("up", "no scripts"),),
+    )
+    for wide in (0, 1280, 1400):
+        path = replace(both, path_mtu=wide)
+        assert mapping.on_path(path) == replace(path, mtu=wide or 1500)
+    narrow = mapping.on_path(replace(both, path_mtu=1228))
+    assert (narrow.mtu, narrow.ifconfig6) == (1228, None)
+    assert narrow.dns == (V4_DNS,)
+    assert narrow.refused[1:] == (
+        (
+            mapping.NO_IPV6,
+            "IPv6 needs 1280 bytes, and this path carries 1228",
+        ),
+    )
+    assert not mapping.open_forwarding(narrow, UDP4).ipv6
+    assert V6 not in mapping.configure(narrow).addresses
+    # a smaller device would lose it too
+    assert mapping.on_path(replace(both, mtu=1200)).ifconfig6 is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ifconfig4": None}, {"block_ipv4": True}, {"dns": (V6_DNS,)}],
+)
+def test_ipv6_stays_where_there_is_nothing_else(change):
+    both = TunnelSettings(ifconfig4=V4, ifconfig6=V6, path_mtu=1228)
+    kept = mapping.on_path(replace(both, **change))
+    assert (kept.mtu, kept.ifconfig6, kept.refused) == (1280, V6, ())
+
+
+@pytest.mark.parametrize(
+    "change", [{"ifconfig6": None}, {"block_ipv6": True}, {"dns": (V4_DNS,)}]
+)
+def test_ipv4_fits_a_narrow_path(change):
+    both = TunnelSettings(ifconfig4=V4, ifconfig6=V6, path_mtu=1228)
+    assert mapping.on_path(replace(both, **change)).mtu == 1228
