@@ -3,19 +3,21 @@
 Source: linux/netfilter/nfnetlink_conntrack.h.
 """
 
-import struct
 from typing import Final
 
-from qubes_vpn.system.netlink import NETLINK_NETFILTER, NetlinkSocket
+from qubes_vpn.system.netlink import Requests
+from qubes_vpn.system.pyroute import netlink, nfctsocket, nfnetlink
 
-_CT_DELETE: Final = 1 << 8 | 2
+_DELETE: Final = (
+    nfnetlink.NFNL_SUBSYS_CTNETLINK << 8 | nfctsocket.IPCTNL_MSG_CT_DELETE
+)
 
 
 class Conntrack:
     """One netfilter netlink socket for requests."""
 
     def __init__(self) -> None:
-        self._sock = NetlinkSocket(NETLINK_NETFILTER)
+        self._sock = Requests(netlink.NETLINK_NETFILTER, {})
 
     def flush(self) -> None:
         """Forget every connection: all that is forwarded is the tunnel's.
@@ -23,5 +25,4 @@ class Conntrack:
         Our own link is not tracked, so it loses nothing. NetlinkError
         where the kernel has no conntrack netlink.
         """
-        everything = struct.pack("=BBH", 0, 0, 0)
-        self._sock.request("conntrack", _CT_DELETE, everything)
+        self._sock.request("conntrack", _DELETE, nfctsocket.nfct_msg())

@@ -3,22 +3,15 @@
 Source: linux/netfilter/nf_tables.h (NFT_MSG_NEWGEN), nfnetlink.h.
 """
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
-from qubes_vpn.system.netlink import (
-    NETLINK_NETFILTER,
-    NetlinkSocket,
-    parse,
-    read_text,
-)
+from qubes_vpn.system.netlink import Notices, Requests
+from qubes_vpn.system.pyroute import netlink, nfnetlink, nftsocket
 
-GROUP: Final = 7  # NFNLGRP_NFTABLES
-_NEWGEN: Final = 10 << 8 | 15
-_GETGEN: Final = 10 << 8 | 16
-_HEADER_SIZE: Final = 4
-_GEN_ID, _GEN_PROC_PID, _GEN_PROC_NAME = 1, 2, 3
+_NEWGEN: Final = nfnetlink.NFNL_SUBSYS_NFTABLES << 8 | nftsocket.NFT_MSG_NEWGEN
+_GETGEN: Final = nfnetlink.NFNL_SUBSYS_NFTABLES << 8 | nftsocket.NFT_MSG_GETGEN
+_CLASSES: Final = {_NEWGEN: nftsocket.nft_gen_msg}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,44 +27,45 @@ class Generations:
     """Asks for the current generation."""
 
     def __init__(self) -> None:
-        self._sock = NetlinkSocket(NETLINK_NETFILTER)
+        self._sock = Requests(netlink.NETLINK_NETFILTER, _CLASSES)
+
+    def close(self) -> None:
+        """Let go of the socket."""
+        self._sock.close()
 
     def current(self) -> int:
         """Give the number of the current generation."""
-        request = struct.pack("=BBH", 0, 0, 0)
-        for kind, body in self._sock.get("nftables", _GETGEN, request):
-            if kind == _NEWGEN:
-                return _read(body).number
-        return 0
+        asked = nftsocket.nft_gen_msg()
+        return _read(self._sock.get("nftables", _GETGEN, asked)).number
 
 
 class Notifications:
     """Hears of every transaction, our own among them."""
 
     def __init__(self) -> None:
-        self._sock = NetlinkSocket(NETLINK_NETFILTER, [GROUP])
+        groups = [nfnetlink.NFNLGRP_NFTABLES]
+        self._sock = Notices(netlink.NETLINK_NETFILTER, groups, _CLASSES)
 
     def fileno(self) -> int:
         """Give the descriptor to watch."""
         return self._sock.fileno()
 
+    def close(self) -> None:
+        """Hear no more."""
+        self._sock.close()
+
     def receive(self) -> list[Generation]:
         """Give the generations that were made. OsRefusedError: lost some."""
         return [
-            _read(body)
-            for kind, body in self._sock.receive()
-            if kind == _NEWGEN
+            _read(message)
+            for message in self._sock.receive()
+            if message["header"]["type"] == _NEWGEN
         ]
 
 
-def _read(body: bytes) -> Generation:
-    items = parse(body[_HEADER_SIZE:])
-
-    def number(kind: int) -> int:
-        return int.from_bytes(items.get(kind, b""), "big")
-
+def _read(message: netlink.nlmsg) -> Generation:
     return Generation(
-        number(_GEN_ID),
-        number(_GEN_PROC_PID),
-        read_text(items.get(_GEN_PROC_NAME, b"")),
+        message.get_attr("NFTA_GEN_ID", 0),
+        message.get_attr("NFTA_GEN_PROC_PID", 0),
+        message.get_attr("NFTA_GEN_PROC_NAME", ""),
     )

@@ -5,58 +5,46 @@ the generic netlink family "ovpn". Asking for the family loads the module.
 A peer's socket is named by a descriptor of the process that asks, and the
 peer goes when that socket does.
 
-Not pyroute2: it does not know the family, and would cost the keeper 15 MB.
-Layout: type of the family; command u8, version u8, 2 zero bytes; attributes,
-nested ones with their flag set, counters in 4 or 8 bytes.
+pyroute2 does not know the family: its messages are defined here.
 Source: linux/ovpn.h, Documentation/netlink/specs/ovpn.yaml.
 """
 
 import errno
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from sys import byteorder
-from typing import Final
+from typing import Any, Final
 
 from qubes_vpn.errors import UnavailableError
 from qubes_vpn.system.netlink import (
-    NETLINK_GENERIC,
     Attribute,
-    Attributes,
     NetlinkError,
-    NetlinkSocket,
-    attributes,
-    nested,
-    parse,
-    read_text,
-    read_u32,
-    text,
-    u32,
+    Notices,
+    Requests,
+    message,
 )
+from qubes_vpn.system.pyroute import ifinfmsg, netlink
 
 KIND: Final = "ovpn"
 # the device's mode: for one peer, unless this is given when it is made
-MANY_PEERS: Final = (1, b"\x01")
+MANY_PEERS: Final = ("IFLA_OVPN_MODE", 1)
 GROUP: Final = "peers"
 
-_GENL: Final = struct.Struct("=BBH")
 _VERSION: Final = 1
-# linux/genetlink.h: the family of families
-_CTRL, _CTRL_GETFAMILY, _CTRL_VERSION = 16, 3, 2
-_CTRL_FAMILY_ID, _CTRL_FAMILY_NAME, _CTRL_MCAST_GROUPS = 1, 2, 7
-_CTRL_GROUP_NAME, _CTRL_GROUP_ID = 1, 2
-
 _PEER_NEW, _PEER_SET, _PEER_GET, _PEER_DEL, _PEER_DEL_NTF = 1, 2, 3, 4, 5
 _KEY_NEW, _KEY_SWAP, _KEY_SWAP_NTF, _KEY_DEL = 6, 8, 9, 10
-_IFINDEX, _PEER, _KEYCONF = 1, 2, 3
-_ID, _REMOTE_IPV4, _REMOTE_IPV6, _REMOTE_PORT, _SOCKET = 1, 2, 3, 5, 6
-_VPN_IPV4, _VPN_IPV6 = 8, 9
-_KEEPALIVE_INTERVAL, _KEEPALIVE_TIMEOUT, _DEL_REASON = 13, 14, 15
-_VPN_RX_BYTES: Final = 16
-_KEY_PEER_ID, _KEY_SLOT, _KEY_ID, _KEY_CIPHER = 1, 2, 3, 4
-_KEY_ENCRYPT, _KEY_DECRYPT = 5, 6
-_DIR_KEY, _DIR_NONCE = 1, 2
+# inside the tunnel, then on the link; their size is the kernel's choice
+_COUNTERS: Final = (
+    "VPN_RX_BYTES",
+    "VPN_TX_BYTES",
+    "VPN_RX_PACKETS",
+    "VPN_TX_PACKETS",
+    "LINK_RX_BYTES",
+    "LINK_TX_BYTES",
+    "LINK_RX_PACKETS",
+    "LINK_TX_PACKETS",
+)
 
 REASONS: Final = (
     "teardown",
@@ -108,23 +96,105 @@ class PeerNews:
     what: str
 
 
+class OvpnLink(netlink.nla):
+    """What a device of this kind is told when it is made."""
+
+    nla_map = (("IFLA_OVPN_UNSPEC", "none"), ("IFLA_OVPN_MODE", "uint8"))
+
+
+ifinfmsg.ifinfmsg.ifinfo.register_link_kind(module={KIND: OvpnLink})
+
+
+class OvpnMessage(netlink.genlmsg):
+    """A message of the family, both ways."""
+
+    nla_map = (
+        ("UNSPEC", "none"),
+        ("IFINDEX", "uint32"),
+        ("PEER", "Peer"),
+        ("KEYCONF", "KeyConf"),
+    )
+
+    class Peer(netlink.nla):
+        """A peer: what it is given, where it is, what it moved."""
+
+        nla_flags = netlink.NLA_F_NESTED
+        nla_map = (
+            ("UNSPEC", "none"),
+            ("ID", "uint32"),
+            ("REMOTE_IPV4", "ip4addr"),
+            ("REMOTE_IPV6", "ip6addr"),
+            ("REMOTE_IPV6_SCOPE_ID", "uint32"),
+            ("REMOTE_PORT", "be16"),
+            ("SOCKET", "uint32"),
+            ("SOCKET_NETNSID", "int32"),
+            ("VPN_IPV4", "ip4addr"),
+            ("VPN_IPV6", "ip6addr"),
+            ("LOCAL_IPV4", "ip4addr"),
+            ("LOCAL_IPV6", "ip6addr"),
+            ("LOCAL_PORT", "be16"),
+            ("KEEPALIVE_INTERVAL", "uint32"),
+            ("KEEPALIVE_TIMEOUT", "uint32"),
+            ("DEL_REASON", "uint32"),
+            *((name, "cdata") for name in _COUNTERS),
+        )
+
+    class KeyConf(netlink.nla):
+        """A key in its slot."""
+
+        nla_flags = netlink.NLA_F_NESTED
+        nla_map = (
+            ("UNSPEC", "none"),
+            ("PEER_ID", "uint32"),
+            ("SLOT", "uint32"),
+            ("KEY_ID", "uint32"),
+            ("CIPHER_ALG", "uint32"),
+            ("ENCRYPT_DIR", "Direction"),
+            ("DECRYPT_DIR", "Direction"),
+        )
+
+        class Direction(netlink.nla):
+            """The key of one direction."""
+
+            nla_flags = netlink.NLA_F_NESTED
+            nla_map = (
+                ("UNSPEC", "none"),
+                ("CIPHER_KEY", "cdata"),
+                ("NONCE_TAIL", "cdata"),
+            )
+
+
 class Ovpn:
     """Requests to the driver. UnavailableError: this kernel has none."""
 
     def __init__(self) -> None:
-        self._sock = NetlinkSocket(NETLINK_GENERIC)
-        request = _GENL.pack(_CTRL_GETFAMILY, _CTRL_VERSION, 0)
-        request += attributes([(_CTRL_FAMILY_NAME, text(KIND))])
+        self._sock = Requests(
+            netlink.NETLINK_GENERIC, {netlink.GENL_ID_CTRL: netlink.ctrlmsg}
+        )
         try:
-            answer = self._sock.get("ovpn", _CTRL, request)
-        except NetlinkError as error:
+            self._family, self._group = self._find()
+        except BaseException:
             self._sock.close()
+            raise
+        self._sock.expect(self._family, OvpnMessage)
+
+    def _find(self) -> tuple[int, int]:
+        """Give the numbers of the family and of its multicast group."""
+        name = [("CTRL_ATTR_FAMILY_NAME", KIND)]
+        request = message(
+            netlink.ctrlmsg, name, cmd=netlink.CTRL_CMD_GETFAMILY, version=1
+        )
+        try:
+            family = self._sock.get("ovpn", netlink.GENL_ID_CTRL, request)
+        except NetlinkError as error:
             if error.number == errno.ENOENT:
                 raise UnavailableError("no ovpn in this kernel") from None
             raise
-        found = parse(answer[0][1][_GENL.size :])
-        self._family = int.from_bytes(found[_CTRL_FAMILY_ID], byteorder)
-        self.group = _group(found[_CTRL_MCAST_GROUPS])
+        for group in family.get_attr("CTRL_ATTR_MCAST_GROUPS", ()):
+            if group.get_attr("CTRL_ATTR_MCAST_GRP_NAME") == GROUP:
+                number = group.get_attr("CTRL_ATTR_MCAST_GRP_ID")
+                return family.get_attr("CTRL_ATTR_FAMILY_ID"), number
+        raise UnavailableError("an ovpn without notifications")
 
     def close(self) -> None:
         """Let go of the socket."""
@@ -132,7 +202,7 @@ class Ovpn:
 
     def news(self) -> "News":
         """Give a socket that hears of what happens to peers."""
-        return News(self._family, self.group)
+        return News(self._family, self._group)
 
     def new_peer(
         self,
@@ -148,35 +218,29 @@ class Ovpn:
         inside: the peer's addresses, on a device for many peers. A peer
         before it is replaced.
         """
-        request = encode_new_peer(index, peer_id, descriptor, remote, inside)
+        request = new_peer(index, peer_id, descriptor, remote, inside)
         self._sock.request("new peer", self._family, request)
 
     def set_keepalive(
         self, index: int, peer_id: int, interval: int, timeout: int
     ) -> None:
         """Send a ping after `interval` silent seconds; end after `timeout`."""
-        self._peer(
-            "keepalive",
+        request = _peer(
             _PEER_SET,
             index,
-            [
-                (_ID, u32(peer_id)),
-                (_KEEPALIVE_INTERVAL, u32(interval)),
-                (_KEEPALIVE_TIMEOUT, u32(timeout)),
-            ],
+            ("ID", peer_id),
+            ("KEEPALIVE_INTERVAL", interval),
+            ("KEEPALIVE_TIMEOUT", timeout),
         )
+        self._sock.request("keepalive", self._family, request)
 
     def peer(self, index: int, peer_id: int) -> PeerCounters | None:
         """Give the peer's counters; None when it is gone."""
         found = self._seen(index, peer_id)
         if found is None:
             return None
-        # bytes in and out, packets in and out; the tunnel's, then the link's
-        numbers = [
-            int.from_bytes(found[_VPN_RX_BYTES + offset], byteorder)
-            for offset in range(8)
-        ]
-        return PeerCounters(*numbers)
+        raw = (found.get_attr(name) for name in _COUNTERS)
+        return PeerCounters(*(int.from_bytes(each, byteorder) for each in raw))
 
     def remote(
         self, index: int, peer_id: int
@@ -188,57 +252,41 @@ class Ovpn:
         found = self._seen(index, peer_id)
         if found is None:
             return None
-        raw = found.get(_REMOTE_IPV4) or found[_REMOTE_IPV6]
-        return ip_address(raw), int.from_bytes(found[_REMOTE_PORT][:2])
+        address = found.get_attr("REMOTE_IPV4") or found.get_attr("REMOTE_IPV6")
+        return ip_address(address), found.get_attr("REMOTE_PORT")
 
-    def _seen(self, index: int, peer_id: int) -> Attributes | None:
-        request = _request(
-            _PEER_GET, index, nested(_PEER, [(_ID, u32(peer_id))])
-        )
+    def _seen(self, index: int, peer_id: int) -> netlink.nlmsg | None:
+        request = _peer(_PEER_GET, index, ("ID", peer_id))
         try:
-            answer = self._sock.get("peer", self._family, request)
+            return self._sock.get("peer", self._family, request).get_attr(
+                "PEER"
+            )
         except NetlinkError as error:
             if error.number == errno.ENOENT:
                 return None
             raise
-        return parse(parse(answer[0][1][_GENL.size :])[_PEER])
 
     def delete_peer(self, index: int, peer_id: int) -> None:
         """Detach the peer, if it is there; its keys go with it."""
-        self._lenient("peer", _PEER_DEL, index, (_PEER, [(_ID, u32(peer_id))]))
+        self._lenient("peer", _peer(_PEER_DEL, index, ("ID", peer_id)))
 
     def new_key(self, index: int, peer_id: int, key: Key) -> None:
         """Put a key into a slot; PRIMARY encrypts, both decrypt."""
-        request = encode_new_key(index, peer_id, key)
+        request = new_key(index, peer_id, key)
         self._sock.request("new key", self._family, request)
 
     def swap_keys(self, index: int, peer_id: int) -> None:
         """Exchange the slots."""
-        request = _request(
-            _KEY_SWAP, index, nested(_KEYCONF, [(_KEY_PEER_ID, u32(peer_id))])
-        )
+        request = _keyconf(_KEY_SWAP, index, ("PEER_ID", peer_id))
         self._sock.request("swap keys", self._family, request)
 
     def delete_key(self, index: int, peer_id: int, slot: int) -> None:
         """Forget the key of a slot, if there is one."""
-        items = [(_KEY_PEER_ID, u32(peer_id)), (_KEY_SLOT, u32(slot))]
-        self._lenient("key", _KEY_DEL, index, (_KEYCONF, items))
+        which = ("PEER_ID", peer_id), ("SLOT", slot)
+        self._lenient("key", _keyconf(_KEY_DEL, index, *which))
 
-    def _peer(
-        self, what: str, command: int, index: int, items: list[Attribute]
-    ) -> None:
-        request = _request(command, index, nested(_PEER, items))
-        self._sock.request(what, self._family, request)
-
-    def _lenient(
-        self,
-        what: str,
-        command: int,
-        index: int,
-        items: tuple[int, list[Attribute]],
-    ) -> None:
+    def _lenient(self, what: str, request: netlink.nlmsg) -> None:
         try:
-            request = _request(command, index, nested(*items))
             self._sock.request(what, self._family, request)
         except NetlinkError as error:
             # gone already: the peer, or the whole device
@@ -250,8 +298,9 @@ class News:
     """Hears of peers that go and of keys that are used up."""
 
     def __init__(self, family: int, group: int) -> None:
+        classes = {family: OvpnMessage}
         self._family = family
-        self._sock = NetlinkSocket(NETLINK_GENERIC, (group,))
+        self._sock = Notices(netlink.NETLINK_GENERIC, (group,), classes)
 
     def fileno(self) -> int:
         """Give the descriptor to watch."""
@@ -263,80 +312,71 @@ class News:
 
     def receive(self) -> Iterator[PeerNews]:
         """Give what is there. OsRefusedError: some was lost."""
-        for kind, body in self._sock.receive():
-            if kind == self._family:
-                yield from decode_news(body)
+        for found in self._sock.receive():
+            if found["header"]["type"] == self._family:
+                yield from read_news(found)
 
 
-def _request(command: int, index: int, item: Attribute) -> bytes:
-    return _GENL.pack(command, _VERSION, 0) + attributes(
-        [(_IFINDEX, u32(index)), item]
-    )
+def _peer(command: int, index: int, *items: Attribute) -> netlink.nlmsg:
+    return _message(command, index, "PEER", items)
 
 
-def _direction(kind: int, key: bytes, nonce: bytes) -> Attribute:
-    return nested(kind, [(_DIR_KEY, key), (_DIR_NONCE, nonce)])
+def _keyconf(command: int, index: int, *items: Attribute) -> netlink.nlmsg:
+    return _message(command, index, "KEYCONF", items)
 
 
-def encode_new_peer(
+def _message(
+    command: int, index: int, name: str, items: Iterable[Attribute]
+) -> netlink.nlmsg:
+    inner = (name, {"attrs": list(items)})
+    outer: list[Attribute] = [("IFINDEX", index), inner]
+    return message(OvpnMessage, outer, cmd=command, version=_VERSION)
+
+
+def new_peer(
     index: int,
     peer_id: int,
     descriptor: int,
     remote: tuple[IPv4Address | IPv6Address, int] | None,
     inside: Iterable[IPv4Address | IPv6Address] = (),
-) -> bytes:
-    """Encode what Ovpn.new_peer asks for."""
-    items = [(_ID, u32(peer_id)), (_SOCKET, u32(descriptor))]
+) -> netlink.nlmsg:
+    """Give the message of Ovpn.new_peer."""
+    items: list[Attribute] = [("ID", peer_id), ("SOCKET", descriptor)]
     if remote is not None:
         address, port = remote
-        four = address.version == 4
-        items.append((_REMOTE_IPV4 if four else _REMOTE_IPV6, address.packed))
-        items.append((_REMOTE_PORT, port.to_bytes(2)))
-    for address in inside:
-        kind = _VPN_IPV4 if address.version == 4 else _VPN_IPV6
-        items.append((kind, address.packed))
-    return _request(_PEER_NEW, index, nested(_PEER, items))
+        items.append((f"REMOTE_IPV{address.version}", str(address)))
+        items.append(("REMOTE_PORT", port))
+    items.extend((f"VPN_IPV{each.version}", str(each)) for each in inside)
+    return _peer(_PEER_NEW, index, *items)
 
 
-def encode_new_key(index: int, peer_id: int, key: Key) -> bytes:
-    """Encode what Ovpn.new_key asks for."""
-    return _request(
+def new_key(index: int, peer_id: int, key: Key) -> netlink.nlmsg:
+    """Give the message of Ovpn.new_key."""
+    return _keyconf(
         _KEY_NEW,
         index,
-        nested(
-            _KEYCONF,
-            [
-                (_KEY_PEER_ID, u32(peer_id)),
-                (_KEY_SLOT, u32(key.slot)),
-                (_KEY_ID, u32(key.key_id)),
-                (_KEY_CIPHER, u32(key.cipher)),
-                _direction(_KEY_ENCRYPT, key.encrypt, key.encrypt_nonce),
-                _direction(_KEY_DECRYPT, key.decrypt, key.decrypt_nonce),
-            ],
-        ),
+        ("PEER_ID", peer_id),
+        ("SLOT", key.slot),
+        ("KEY_ID", key.key_id),
+        ("CIPHER_ALG", key.cipher),
+        ("ENCRYPT_DIR", _direction(key.encrypt, key.encrypt_nonce)),
+        ("DECRYPT_DIR", _direction(key.decrypt, key.decrypt_nonce)),
     )
 
 
-def decode_news(body: bytes) -> Iterator[PeerNews]:
-    """Decode one notification; those of no interest give nothing."""
-    command = _GENL.unpack_from(body)[0]
-    items = parse(body[_GENL.size :])
-    index = read_u32(items[_IFINDEX])
-    if command == _PEER_DEL_NTF:
-        peer = parse(items[_PEER])
-        reason = read_u32(peer[_DEL_REASON])
+def _direction(key: bytes, nonce: bytes) -> dict[str, Any]:
+    return {"attrs": [("CIPHER_KEY", key), ("NONCE_TAIL", nonce)]}
+
+
+def read_news(found: netlink.nlmsg) -> Iterator[PeerNews]:
+    """Read one notification; those of no interest give nothing."""
+    index = found.get_attr("IFINDEX")
+    if found["cmd"] == _PEER_DEL_NTF:
+        peer = found.get_attr("PEER")
+        reason = peer.get_attr("DEL_REASON")
         known = reason < len(REASONS)
         what = REASONS[reason] if known else f"reason-{reason}"
-        yield PeerNews(index, read_u32(peer[_ID]), what)
-    elif command == _KEY_SWAP_NTF:
-        peer_id = read_u32(parse(items[_KEYCONF])[_KEY_PEER_ID])
+        yield PeerNews(index, peer.get_attr("ID"), what)
+    elif found["cmd"] == _KEY_SWAP_NTF:
+        peer_id = found.get_attr("KEYCONF").get_attr("PEER_ID")
         yield PeerNews(index, peer_id, KEYS_WORN_OUT)
-
-
-def _group(listed: bytes) -> int:
-    """Find the multicast group that peers are told of."""
-    for body in parse(listed).values():
-        group = parse(body)
-        if read_text(group[_CTRL_GROUP_NAME]) == GROUP:
-            return read_u32(group[_CTRL_GROUP_ID])
-    raise UnavailableError("an ovpn without notifications")

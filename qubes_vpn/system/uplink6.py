@@ -6,36 +6,28 @@ agent's setup-ip sets them. Neighbours are found by the two messages that the
 lock then lets through.
 """
 
-import socket
-from ipaddress import IPv6Address
+from contextlib import closing
+from ipaddress import IPv6Address, IPv6Interface, IPv6Network
+from typing import Final
 
 from qubes_vpn.errors import OsRefusedError
 
-IFA_F_NODAD = 0x02
+_MAIN_TABLE: Final = 254
+_METRIC: Final = 1024
+_EVERYTHING: Final = IPv6Network("::/0")
 
 
 def configure(device: str, address: IPv6Address, gateway: IPv6Address) -> None:
     """Give the uplink its address and its gateway. Raises OsRefusedError."""
-    from pyroute2 import IPRoute
-    from pyroute2.netlink.exceptions import NetlinkError
+    # late: it is dear, and few uplinks need it
+    from qubes_vpn.system.rtnl import Rtnl
 
-    try:
-        with IPRoute() as route:
-            index = route.link_lookup(ifname=device)[0]
-            route.addr(
-                "replace",
-                index=index,
-                address=str(address),
-                prefixlen=128,
-                family=socket.AF_INET6,
-                flags=IFA_F_NODAD,
-            )
-            for words in (
-                {"dst": f"{gateway}/128"},
-                {"dst": "default", "gateway": str(gateway)},
-            ):
-                route.route(
-                    "replace", oif=index, family=socket.AF_INET6, **words
-                )
-    except (NetlinkError, IndexError, OSError) as error:
-        raise OsRefusedError(f"IPv6 on {device}: {error}") from error
+    with closing(Rtnl()) as rtnl:
+        link = rtnl.link(device)
+        if link is None:
+            raise OsRefusedError(f"device {device} is not there")
+        index = link.index
+        rtnl.add_address(index, IPv6Interface(address))
+        host = IPv6Network(gateway)
+        rtnl.replace_route(_MAIN_TABLE, host, index, _METRIC)
+        rtnl.replace_route(_MAIN_TABLE, _EVERYTHING, index, _METRIC, gateway)

@@ -11,13 +11,13 @@ from tests.hostile.rows import ROOT
 TLS = {"OpenSSL", "cryptography"}
 # Module that a process begins with, and what it has loaded when it is ready.
 PROCESSES = {
-    "qubes_vpn.keeper.__main__": set(),
+    "qubes_vpn.keeper.__main__": {"pyroute2"},
     "qubes_vpn.cli.main": set(),
     "qubes_vpn.cli.rpc": set(),
     "qubes_vpn.runtime.engine": TLS,
     "qubes_vpn.runtime.foreground": TLS,
     "qubes_vpn.runtime.qube": TLS,
-    "qubes_vpn.runtime.server": TLS,
+    "qubes_vpn.runtime.server": TLS | {"pyroute2"},
     "qubes_vpn.cli.parse_apart": TLS,
 }
 # What else a package imports, at once or when it is needed.
@@ -64,6 +64,20 @@ def test_a_process_starts_with_this_and_no_more(module):
         if not name.startswith("__editable__")
     }
     assert loaded - OTHERS - {"qubes_vpn"} <= PROCESSES[module]
+
+
+WHOLE = """
+import sys
+from qubes_vpn.system import conntrack, generation, ovpn, rtnl
+assert not {"pyroute2", "pyroute2.ndb", "sqlite3"} & set(sys.modules)
+from pyroute2 import IPRoute
+assert {"pyroute2", "pyroute2.ndb"} <= set(sys.modules)
+"""
+
+
+def test_of_pyroute2_only_parts_are_loaded():
+    """Until somebody asks for all of it."""
+    subprocess.run([sys.executable, "-I", "-c", WHOLE], check=True)
 
 
 def imports(path):
