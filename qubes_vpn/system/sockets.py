@@ -17,6 +17,10 @@ _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 # Set DF, and do not believe what the network says of its MTU.
 _PMTUDISC_PROBE: Final = 3
+# Packets of a stream, both ways: IPv6 asks so much of every path. A path that
+# carries less than an end thinks, and does not say so, would hold it up.
+_STREAM_PACKET: Final = 1280
+_HEADERS: Final = {socket.AF_INET: 40, socket.AF_INET6: 60}
 
 
 def open_link(
@@ -28,11 +32,12 @@ def open_link(
     lport: int = 0,
     sndbuf: int = 0,
     rcvbuf: int = 0,
+    local: IPv4Address | IPv6Address | None = None,
 ) -> socket.socket:
     """Open a socket connected (TCP: about to be) to a server.
 
     sndbuf, rcvbuf: bytes, 0 for the system's; the system's limits do not
-    hold for them. Raises OsRefusedError.
+    hold for them. local: of ours, None for any. Raises OsRefusedError.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -47,11 +52,13 @@ def open_link(
         _set_buffers(sock, sndbuf, rcvbuf)
         if stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            segment = _STREAM_PACKET - _HEADERS[family]
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, segment)
         else:
             _never_fragment(sock, family)
-        if lport:
+        if lport or local:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("", lport))
+            sock.bind((str(local or ""), lport))
         code = sock.connect_ex((str(address), port))
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, errno.errorcode.get(code, str(code)))
