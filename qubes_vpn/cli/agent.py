@@ -25,7 +25,8 @@ def register(commands: "Subcommands") -> None:
 def run(args: argparse.Namespace, world: World) -> int:  # noqa: ARG001  it speaks to the journal
     """Serve until SIGTERM."""
     from qubes_vpn.qubes.qubesdb import open_database
-    from qubes_vpn.runtime.qube import Places, run_in_qube
+    from qubes_vpn.runtime.qube import run_in_qube
+    from qubes_vpn.runtime.units import Places
 
     database = open_database()
     try:

@@ -12,12 +12,9 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from ipaddress import IPv6Address
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final
 
-from qubes_vpn.config.profile import ClientProfile
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
@@ -25,8 +22,11 @@ from qubes_vpn.keeper.codec import MessageError, receive_record, send_record
 from qubes_vpn.policy.phase import Address
 from qubes_vpn.runtime import job as jobs
 from qubes_vpn.runtime import messages
+from qubes_vpn.runtime.calls import Calls
 from qubes_vpn.runtime.control import ControlServer
-from qubes_vpn.runtime.resolve import AddressCache, candidates, query
+from qubes_vpn.runtime.resolve import candidates, lookup
+from qubes_vpn.runtime.task import People, Task, Wiring
+from qubes_vpn.runtime.view import View
 from qubes_vpn.system import uplink6
 from qubes_vpn.system.notify import notify
 
@@ -39,59 +39,6 @@ RESOLVE_RETRY_S: Final = 5.0
 FINAL: Final = frozenset(
     {os.EX_OK, os.EX_NOPERM, os.EX_UNAVAILABLE, os.EX_CONFIG}
 )
-
-
-class Wiring(Protocol):
-    """Brings keeper and engine to life, and ends them."""
-
-    def start_keeper(self) -> socket.socket:
-        """Start a keeper; give the agent's end of its socket."""
-
-    def start_engine(self, keeper: KeeperClient) -> socket.socket:
-        """Start an engine that `keeper` serves; give our end of its socket."""
-
-    def end_keeper(self) -> int | None:
-        """Make sure that no keeper of ours runs; give its exit status."""
-
-    def end_engine(self) -> None:
-        """Make sure that no engine of ours runs."""
-
-
-@dataclass(slots=True)
-class Task:
-    """What to connect with.
-
-    resolver: who is asked for the names of servers; None: nobody.
-    uplink6: our IPv6 address on the uplink and its gateway's, if there are
-    any: without them only IPv4 endpoints are tried. plane: auto, userspace
-    or kernel. read: reads the profile's files again; raises OSError.
-    """
-
-    name: str
-    profile: ClientProfile
-    job: jobs.Job
-    resolver: Address | None = None
-    cache: AddressCache = field(default_factory=AddressCache)
-    uplink: str = "eth0"
-    uplink6: tuple[IPv6Address, IPv6Address] | None = None
-    plane: str = "auto"
-    read: Callable[[str], bytes] | None = None
-
-
-def void(_: object) -> None:
-    """Drop a result."""
-
-
-class People(Protocol):
-    """Where lines for a person go, and where prompts are asked."""
-
-    def line(self, text: str) -> None:
-        """Show one line."""
-
-    def ask(
-        self, prompt: messages.Prompt, done: Callable[[str, str], None]
-    ) -> None:
-        """Ask, if somebody is there; `done` may be called from a thread."""
 
 
 class Agent:
@@ -107,40 +54,27 @@ class Agent:
         self._control = ControlServer(control, self._selector, self._on_verb)
         self._keeper: KeeperClient | None = None
         self._engine: socket.socket | None = None
-        self._candidates: tuple[messages.Candidate, ...] = ()
-        self._phase = "blocked"
-        self._repairs, self._culprit = 0, ""
-        self._stopped, self._resumes_in = "", 0
-        self._report = messages.Report("wait")
-        self._prompt: messages.Prompt | None = None
-        self._prompt_until = 0.0
+        self._view = View(task.name)
         self._start_at = self._ping_at = 0.0
         self._backoff = RESTART_FIRST_S
         self._stop_by: float | None = None
         self._status: int | None = None
         self._sequence = 0
         self._shown = ""
-        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK)
-        self._calls: list[Callable[[], None]] = []
-        self._selector.register(
-            self._wake_read, selectors.EVENT_READ, self._on_wake
-        )
+        self._calls = Calls(self._selector)
 
     # --- the loop
 
     def run(self) -> int:
         """Work until stopped. Gives the exit status."""
-        previous = signal.set_wakeup_fd(
-            self._wake_write, warn_on_full_buffer=False
-        )
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            signal.signal(number, self._on_signal)
+        self._calls.on_signal(signal.SIGTERM, self.stop)
+        self._calls.on_signal(signal.SIGINT, self.stop)
+        self._calls.on_signal(signal.SIGUSR1, self._reconnect)
         notify("READY=1")
         try:
             while self._status is None:
                 self._step()
         finally:
-            signal.set_wakeup_fd(previous)
             self._shut_down()
         return self._status
 
@@ -170,23 +104,8 @@ class Agent:
             times.append(self._stop_by)
         return max(min(times) - now, 0.0)
 
-    def _on_signal(self, number: int, _frame: object) -> None:
-        if number == signal.SIGUSR1:
-            self._calls.append(lambda: self._tell(messages.Reconnect("asked")))
-        else:
-            self._calls.append(self.stop)
-
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """Have the loop call `function`; safe from any thread."""
-        self._calls.append(function)
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wake_write, b"\0")
-
-    def _on_wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            os.read(self._wake_read, 4096)
-        while self._calls:
-            self._calls.pop(0)()
+    def _reconnect(self) -> None:
+        self._tell(messages.Reconnect("asked"))
 
     def stop(self) -> None:
         """Say goodbye to the server, and end with status 0."""
@@ -201,6 +120,7 @@ class Agent:
     def switch(self, task: Task) -> None:
         """Take another profile; the network stays closed between the two."""
         self._task = task
+        self._view.profile = task.name
         self._lose_engine("switched")
         self._start_at = 0.0
 
@@ -231,7 +151,7 @@ class Agent:
         self._selector.register(
             self._engine, selectors.EVENT_READ, self._on_engine
         )
-        self._tell_job(messages.Start(self._candidates, self._task.plane))
+        self._tell_job(messages.Start(self._view.candidates, self._task.plane))
 
     def _tell_job(self, message: object) -> None:
         descriptor = jobs.pack(self._task.job)
@@ -270,7 +190,7 @@ class Agent:
                 f" in {RESOLVE_RETRY_S:.0f} s",
             )
             return False
-        self._candidates = found
+        self._view.candidates = found
         endpoints = tuple(each.endpoint for each in found)
         # a fresh keeper answers once it has closed everything
         self._keeper.request(
@@ -283,26 +203,12 @@ class Agent:
         return True
 
     def _lookup(self, name: str, family: int) -> list[Address]:
-        cache, resolver = self._task.cache, self._task.resolver
-        if resolver is None:
-            return cache.get(name, family)
-        keeper = self._keeper
-        assert keeper is not None
-
-        def open_socket(address: Address) -> socket.socket:
-            _, descriptors = keeper.request(
-                keeper_messages.OpenResolver(address)
-            )
-            return socket.socket(fileno=descriptors[0])
-
+        if self._task.resolver is None:
+            return self._task.cache.get(name, family)
+        assert self._keeper is not None
         self._show(f"resolve {name}")
-        try:
-            found = query(name, family, resolver, open_socket)
-        finally:
-            keeper.request(keeper_messages.CloseResolver())
-        if found:
-            cache.store(name, family, found)
-        return found or cache.get(name, family)
+        ask = (self._keeper, self._task.resolver, self._task.cache)
+        return lookup(*ask, name, family)
 
     def _on_keeper(self) -> None:
         assert self._keeper is not None
@@ -324,26 +230,26 @@ class Agent:
             self._put_off(time.monotonic())
             return
         if isinstance(reply, keeper_messages.KeeperStatus):
-            self._repairs, self._culprit = reply.repairs, reply.culprit
-            self._stopped, self._resumes_in = reply.stopped, reply.resumes_in
-            if self._phase == "connected":
+            self._view.take(reply)
+            if self._view.phase == "connected":
                 self._backoff = RESTART_FIRST_S
 
     def _on_notice(self, notice: keeper_messages.Notice) -> None:
         match notice:
             case keeper_messages.PhaseChanged(phase, _):
-                self._phase = phase
-                self._show_connected()
+                self._view.phase = phase
+                if self._view.connected:
+                    self._show_view()
                 self._changed()
             case keeper_messages.EngineLost(reason):
                 self._say("QV-403", f"the engine was lost: {reason}")
-                self.call_soon(lambda: self._lose_engine(reason))
+                self._calls.soon(lambda: self._lose_engine(reason))
             case keeper_messages.Repaired(layer, what, culprit):
-                self._repairs += 1
-                self._culprit = culprit
+                self._view.repairs += 1
+                self._view.culprit = culprit
                 self._say("QV-404", f"{layer}: {what} undone ({culprit})")
             case keeper_messages.ForwardingChanged(reason):
-                self._stopped = reason
+                self._view.stopped = reason
                 what = f"nothing is forwarded: {reason}"
                 self._say("QV-405", what if reason else "forwarding goes on")
                 self._changed()
@@ -372,7 +278,7 @@ class Agent:
         self._engine.close()
         self._engine = None
         self._wiring.end_engine()
-        self._report = messages.Report("wait", "QV-403", reason)
+        self._view.report = messages.Report("wait", "QV-403", reason)
         self._put_off(time.monotonic())
         self._changed()
 
@@ -399,10 +305,9 @@ class Agent:
     def _heard(self, message: object) -> None:
         match message:
             case messages.Report():
-                before, self._report = self._report, message
+                before, self._view.report = self._view.report, message
                 if message.stage != before.stage:
-                    self._show_stage(message)
-                    self._show_connected()
+                    self._show_view()
                 self._changed()
             case messages.Told(code, text):
                 self._say(code, text)
@@ -410,7 +315,7 @@ class Agent:
                 self._on_prompt(message)
             case messages.NeedAddresses():
                 if self._give_endpoints():
-                    self._tell(messages.Candidates(self._candidates))
+                    self._tell(messages.Candidates(self._view.candidates))
             case messages.Finished(status, code, reason):
                 if self._stop_by is None and reason:
                     self._say(code, reason)
@@ -434,44 +339,30 @@ class Agent:
 
     def _say(self, code: str, text: str) -> None:
         self._people.line(f"{code} {text}".strip())
-        notify(f"STATUS={self._phase}: {text[:200]}")
+        notify(f"STATUS={self._view.phase}: {text[:200]}")
 
     def _show(self, text: str) -> None:
-        if text != self._shown:
+        if text and text != self._shown:
             self._shown = text
             self._people.line(text)
 
-    def _show_stage(self, report: messages.Report) -> None:
-        if report.stage in ("reach", "tls", "authenticate", "configure"):
-            remote = self._remote(report)
-            self._show(f"{report.stage} {remote.get('address', '')}".strip())
-
-    def _show_connected(self) -> None:
-        """Say so once both the keeper and the engine do."""
-        report = self._report
-        if (self._phase, report.stage) != ("connected", "connected"):
-            return
-        remote = self._remote(report)
-        notify("STATUS=connected")
-        self._show(
-            f"connected {remote.get('address', '?')} port"
-            f" {remote.get('port', '?')}/{remote.get('proto', '?')}"
-            f" {report.cipher} {report.device} {' '.join(report.addresses)}"
-        )
+    def _show_view(self) -> None:
+        if self._view.connected:
+            notify("STATUS=connected")
+        self._show(self._view.line())
 
     def _on_prompt(self, prompt: messages.Prompt) -> None:
-        self._prompt = prompt
-        self._prompt_until = time.monotonic() + prompt.timeout
+        self._view.ask(prompt, time.monotonic())
         self._say("QV-320", prompt.prompt)
         self._changed()
 
         def done(username: str, password: str) -> None:
-            self.call_soon(lambda: void(self._answer(username, password)))
+            self._calls.soon(lambda: self._answer(username, password))
 
         self._people.ask(prompt, done)
 
     def _answer(self, username: str, password: str) -> bool:
-        prompt, self._prompt = self._prompt, None
+        prompt = self._view.answered()
         if prompt is None:
             return False
         self._tell(messages.Answer(prompt.kind, username, password))
@@ -482,7 +373,7 @@ class Agent:
             case "status" | "watch":
                 return self.status()
             case "connect":
-                self._tell(messages.Reconnect("asked"))
+                self._reconnect()
             case "disconnect":
                 self._tell(messages.Disconnect())
             case "answer":
@@ -496,57 +387,9 @@ class Agent:
     def _changed(self) -> None:
         self._control.changed(self.status())
 
-    def _remote(self, report: messages.Report) -> dict[str, Any]:
-        if not 0 <= report.candidate < len(self._candidates):
-            return {}
-        candidate = self._candidates[report.candidate]
-        return {
-            "host": candidate.host,
-            "address": str(candidate.endpoint.address),
-            "port": candidate.endpoint.port,
-            "proto": str(candidate.endpoint.transport),
-        }
-
     def status(self) -> dict[str, Any]:
         """Give the status, schema version 1."""
-        report, prompt = self._report, self._prompt
-        if prompt is not None and time.monotonic() > self._prompt_until:
-            prompt = self._prompt = None
-        return {
-            "ok": True,
-            "phase": self._phase,
-            "stage": report.stage,
-            "reason": {"code": report.code, "text": report.reason},
-            "profile": self._task.name,
-            "remote": self._remote(report),
-            "cipher": report.cipher,
-            "tls": report.tls,
-            "server_name": report.server_name,
-            "device": report.device,
-            "plane": {"name": report.plane, "why": report.plane_reason},
-            "addresses": list(report.addresses),
-            "dns": list(report.dns),
-            "routes": list(report.routes),
-            "mtu": report.mtu,
-            "connected_for": report.connected_for,
-            "attempt": report.attempt,
-            "rekeys": report.rekeys,
-            "counters": {
-                "rx_packets": report.rx_packets,
-                "rx_bytes": report.rx_bytes,
-                "tx_packets": report.tx_packets,
-                "tx_bytes": report.tx_bytes,
-            },
-            "drops": dict(report.drops),
-            "refused": [list(item) for item in report.refused],
-            "prompt": {"kind": prompt.kind, "text": prompt.prompt}
-            if prompt
-            else None,
-            "repairs": self._repairs,
-            "culprit": self._culprit,
-            "stopped": self._stopped,
-            "resumes_in": self._resumes_in,
-        }
+        return self._view.status(time.monotonic())
 
     def _shut_down(self) -> None:
         """End everything; the lock stays, and so the network is closed."""
@@ -561,5 +404,4 @@ class Agent:
         self._wiring.end_engine()
         self._wiring.end_keeper()
         self._control.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._calls.close()

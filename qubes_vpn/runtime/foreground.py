@@ -30,7 +30,7 @@ from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Address
 from qubes_vpn.runtime import messages
-from qubes_vpn.runtime.agent import Agent, Task
+from qubes_vpn.runtime.agent import Agent
 from qubes_vpn.runtime.files import (
     profile_reader,
     read_bounded,
@@ -39,6 +39,7 @@ from qubes_vpn.runtime.files import (
 )
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
+from qubes_vpn.runtime.task import Task
 
 # fixed numbers where the names of sysusers are missing (decisions)
 KEEPER_ID: Final = 7078

@@ -8,205 +8,29 @@ closed, and the status says why.
 
 import contextlib
 import os
-import pwd
 import selectors
-import socket
-import struct
-import subprocess
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from pathlib import Path
 from typing import Any, Final
 
 from qubes_vpn.config.profile import ClientProfile, parse_client_profile
 from qubes_vpn.config.profile import ServerCheck as _ServerCheck
 from qubes_vpn.errors import OsRefusedError, VpnError
 from qubes_vpn.keeper import messages as keeper_messages
-from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.qubes import agent as qube
-from qubes_vpn.qubes.profiles import FOLDER, Profiles, choose
+from qubes_vpn.qubes.profiles import Profiles, choose
 from qubes_vpn.qubes.qubesdb import Change, Database
 from qubes_vpn.runtime import messages
-from qubes_vpn.runtime.agent import Agent, Task
-from qubes_vpn.runtime.control import DEFAULT_PATH
+from qubes_vpn.runtime.agent import Agent
 from qubes_vpn.runtime.files import profile_reader, read_profile
-from qubes_vpn.runtime.foreground import ENGINE_ID, read_login
+from qubes_vpn.runtime.foreground import read_login
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
+from qubes_vpn.runtime.screen import Screen, notice_kind, run_command
+from qubes_vpn.runtime.task import Task
+from qubes_vpn.runtime.units import Places, Units, engine_uid
 from qubes_vpn.system.notify import notify
-
-ENGINE_USER: Final = "qubes-vpn-engine"
-QREXEC: Final = "/usr/bin/qrexec-client-vm"
-ENGINE_WAIT_S: Final = 5.0
-RUN_MAX_S: Final = 20.0
-
-_KIND_OF_CODE: Final = (
-    ("QV-320", "authentication needed"),
-    ("QV-404", "leak attempt undone"),
-    ("QV-405", "forwarding"),
-    ("QV-54", "the server's certificate"),
-    ("QV-51", "authentication"),
-    ("QV-50", "the server"),
-    ("QV-310", "the server"),
-    ("QV-33", "closed"),
-    ("QV-4", "closed"),
-)
-
-
-def notice_kind(code: str) -> str:
-    """Give the kind of notification that a code is; "": none."""
-    kinds = (kind for start, kind in _KIND_OF_CODE if code.startswith(start))
-    return next(kinds, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where the agent finds what it works with."""
-
-    folder: Path = FOLDER
-    control: str = DEFAULT_PATH
-    keeper: str = "/run/qubes-vpn/keeper.sock"
-    engine: str = "/run/qubes-vpn/agent.sock"
-    resolv_conf: Path = qube.RESOLV_CONF
-    proc: Path = Path("/proc")
-
-
-class Units:
-    """Keeper and engine as units; a Wiring. systemd starts and ends them."""
-
-    def __init__(self, places: Places, engine_uid: int) -> None:
-        self._places = places
-        self._engine_uid = engine_uid
-        path = Path(places.engine)
-        path.unlink(missing_ok=True)
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(places.engine)
-        # who may speak is decided by SO_PEERCRED
-        path.chmod(0o666)
-        self._listener.listen(1)
-        self._listener.settimeout(ENGINE_WAIT_S)
-
-    def start_keeper(self) -> socket.socket:
-        """Connect to the keeper. Raises OsRefusedError."""
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            sock.connect(self._places.keeper)
-        except OSError as error:
-            sock.close()
-            raise OsRefusedError(
-                f"the keeper is not there ({error.strerror}): see"
-                " systemctl status qubes-vpn-keeper"
-            ) from error
-        return sock
-
-    def start_engine(self, keeper: KeeperClient) -> socket.socket:  # noqa: ARG002  the engine has connected to it by itself
-        """Wait for the engine to connect. Raises OsRefusedError."""
-        end = time.monotonic() + ENGINE_WAIT_S
-        while time.monotonic() < end:
-            try:
-                sock, _ = self._listener.accept()
-            except OSError:
-                break
-            if _peer_uid(sock) in (0, self._engine_uid):
-                return sock
-            sock.close()
-        raise OsRefusedError(
-            "the engine is not there: see systemctl status qubes-vpn-engine"
-        )
-
-    def end_keeper(self) -> int | None:
-        """Leave it to systemd."""
-        return None
-
-    def end_engine(self) -> None:
-        """Leave it to systemd: it ends when its socket to us is closed."""
-
-
-def _peer_uid(sock: socket.socket) -> int:
-    raw = sock.getsockopt(
-        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-    )
-    uid: int = struct.unpack("3i", raw)[1]
-    return uid
-
-
-def engine_uid() -> int:
-    """Give the engine's uid; a fixed number where its name is missing."""
-    try:
-        return pwd.getpwnam(ENGINE_USER).pw_uid
-    except KeyError:
-        return ENGINE_ID
-
-
-def run_command(command: Sequence[str]) -> int:
-    """Run one of Qubes' programs. Raises OSError if it does not run."""
-    try:
-        return subprocess.run(  # noqa: S603  fixed programs, no shell
-            list(command),
-            stdin=subprocess.DEVNULL,
-            timeout=RUN_MAX_S,
-            check=False,
-        ).returncode
-    except subprocess.TimeoutExpired as error:
-        raise OSError(f"{command[0]} does not end") from error
-
-
-class Screen:
-    """The journal, and the user's screen; a People."""
-
-    def __init__(self, user: str) -> None:
-        self._user = user
-        self._shown: list[subprocess.Popen[bytes]] = []
-
-    def line(self, text: str) -> None:
-        """Write a line to the journal."""
-        with contextlib.suppress(OSError):
-            print(qube.printable(text), flush=True)  # noqa: T201
-
-    def ask(
-        self,
-        prompt: messages.Prompt,
-        done: Callable[[str, str], None],
-    ) -> None:
-        """Leave it to `qubes-vpn answer`: a notice has been shown."""
-
-    def open_url(self, url: str) -> None:
-        """Have another qube open an address; the policy asks which one."""
-        self._reap()
-        with contextlib.suppress(OSError):
-            child = subprocess.Popen(  # noqa: S603  fixed program, no shell
-                [QREXEC, "@dispvm", "qubes.OpenURL"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-            )
-            self._shown.append(child)
-            assert child.stdin is not None
-            with child.stdin as pipe:
-                pipe.write(f"{url}\n".encode())
-
-    def _reap(self) -> None:
-        self._shown = [each for each in self._shown if each.poll() is None]
-
-    def notice(self, title: str, text: str) -> None:
-        """Show a notification, where there is a session."""
-        self._reap()
-        try:
-            uid = pwd.getpwnam(self._user).pw_uid
-            command = qube.notify_command(self._user, uid, title, text)
-            if Path(f"/run/user/{uid}/bus").exists():
-                self._shown.append(
-                    subprocess.Popen(  # noqa: S603  fixed program, no shell
-                        command,
-                        stdin=subprocess.DEVNULL,
-                        stdout=subprocess.DEVNULL,
-                        stderr=subprocess.DEVNULL,
-                    )
-                )
-        except (KeyError, OSError):
-            # a minimal template has no session: the journal has it
-            pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +135,7 @@ class QubeAgent(Agent):
         before = self._task
         task = self._choose()
         if (task.name, task.job) != (before.name, before.job):
-            self._candidates = ()
+            self._view.candidates = ()
             self.switch(task)
 
     def _give_endpoints(self) -> bool:
@@ -322,11 +146,11 @@ class QubeAgent(Agent):
             return super()._give_endpoints()
         assert self._keeper is not None
         self._keeper.request(keeper_messages.SetEndpoints(()))
-        self._candidates = ()
+        self._view.candidates = ()
         if closed != self._told:
             self._told = closed
             self._say(closed.code, closed.text)
-        self._report = messages.Report("wait", closed.code, closed.text)
+        self._view.report = messages.Report("wait", closed.code, closed.text)
         return False
 
     def _reason(self) -> Closed | None:
@@ -393,7 +217,7 @@ class QubeAgent(Agent):
         if self._profiles.stamp() != self._stamp:
             self._choose_again()
             self._start_at = 0.0
-        if self._phase == "connected" and not self._dns.check():
+        if self._view.phase == "connected" and not self._dns.check():
             self._say("QV-334", "resolv.conf cannot be written")
 
     def _on_notice(self, notice: keeper_messages.Notice) -> None:
@@ -458,14 +282,14 @@ class QubeAgent(Agent):
 
     def _endpoints(self, *, anew: bool) -> dict[str, Any]:
         """Give the addresses to pin; resolve names when asked to."""
-        if (anew or not self._candidates) and self._keeper is not None:
+        if (anew or not self._view.candidates) and self._keeper is not None:
             with contextlib.suppress(OsRefusedError):
                 if self._give_endpoints() and self._engine is not None:
-                    self._tell(messages.Candidates(self._candidates))
+                    self._tell(messages.Candidates(self._view.candidates))
         found = {
             f"{each.endpoint.address} {each.endpoint.transport}"
             f" {each.endpoint.port}"
-            for each in self._candidates
+            for each in self._view.candidates
         }
         return {"ok": True, "endpoints": sorted(found)}
 

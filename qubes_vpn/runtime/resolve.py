@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from qubes_vpn.config.profile import ClientProfile, Remote
+from qubes_vpn.keeper import messages
+from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Address, Endpoint, Transport
 from qubes_vpn.runtime.messages import Candidate
 
@@ -118,6 +120,28 @@ class AddressCache:
             temporary.replace(self.path)
         except OSError:
             temporary.unlink(missing_ok=True)
+
+
+def lookup(
+    keeper: KeeperClient,
+    resolver: Address,
+    cache: AddressCache,
+    name: str,
+    family: int,
+) -> list[Address]:
+    """Ask, through the keeper, for a name; give what is known if in vain."""
+
+    def open_socket(address: Address) -> socket.socket:
+        _, descriptors = keeper.request(messages.OpenResolver(address))
+        return socket.socket(fileno=descriptors[0])
+
+    try:
+        found = query(name, family, resolver, open_socket)
+    finally:
+        keeper.request(messages.CloseResolver())
+    if found:
+        cache.store(name, family, found)
+    return found or cache.get(name, family)
 
 
 def _families(remote: Remote) -> tuple[int, ...]:

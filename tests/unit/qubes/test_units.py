@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qubes_vpn.errors import OsRefusedError
-from qubes_vpn.runtime import qube
+from qubes_vpn.runtime import units as made_units
 
 pytestmark = pytest.mark.slow
 STRANGER = 65534
@@ -25,15 +25,15 @@ print(len(sock.recv(10)))
 
 @pytest.fixture
 def units(monkeypatch):
-    monkeypatch.setattr(qube, "ENGINE_WAIT_S", 2.0)
+    monkeypatch.setattr(made_units, "ENGINE_WAIT_S", 2.0)
     with tempfile.TemporaryDirectory() as name:
         # pytest's own folder is closed to other users
         folder = Path(name)
         folder.chmod(0o755)
-        places = qube.Places(
+        places = made_units.Places(
             engine=str(folder / "agent.sock"), keeper=str(folder / "no.sock")
         )
-        made = qube.Units(places, engine_uid=7079)
+        made = made_units.Units(places, engine_uid=7079)
         yield made
         made._listener.close()
 

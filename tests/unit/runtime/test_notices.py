@@ -2,7 +2,7 @@
 
 import pytest
 
-from qubes_vpn.runtime.qube import notice_kind
+from qubes_vpn.runtime.screen import notice_kind
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,63 @@
+"""What an agent is given: a task, a way to its processes, and people."""
+
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv6Address
+from typing import Protocol
+
+from qubes_vpn.config.profile import ClientProfile
+from qubes_vpn.keeper.client import KeeperClient
+from qubes_vpn.policy.phase import Address
+from qubes_vpn.runtime import messages
+from qubes_vpn.runtime.job import Job
+from qubes_vpn.runtime.resolve import AddressCache
+
+
+class Wiring(Protocol):
+    """Brings keeper and engine to life, and ends them."""
+
+    def start_keeper(self) -> socket.socket:
+        """Start a keeper; give the agent's end of its socket."""
+
+    def start_engine(self, keeper: KeeperClient) -> socket.socket:
+        """Start an engine that `keeper` serves; give our end of its socket."""
+
+    def end_keeper(self) -> int | None:
+        """Make sure that no keeper of ours runs; give its exit status."""
+
+    def end_engine(self) -> None:
+        """Make sure that no engine of ours runs."""
+
+
+@dataclass(slots=True)
+class Task:
+    """What to connect with.
+
+    resolver: who is asked for the names of servers; None: nobody.
+    uplink6: our IPv6 address on the uplink and its gateway's, if there are
+    any: without them only IPv4 endpoints are tried. plane: auto, userspace
+    or kernel. read: reads the profile's files again; raises OSError.
+    """
+
+    name: str
+    profile: ClientProfile
+    job: Job
+    resolver: Address | None = None
+    cache: AddressCache = field(default_factory=AddressCache)
+    uplink: str = "eth0"
+    uplink6: tuple[IPv6Address, IPv6Address] | None = None
+    plane: str = "auto"
+    read: Callable[[str], bytes] | None = None
+
+
+class People(Protocol):
+    """Where lines for a person go, and where prompts are asked."""
+
+    def line(self, text: str) -> None:
+        """Show one line."""
+
+    def ask(
+        self, prompt: messages.Prompt, done: Callable[[str, str], None]
+    ) -> None:
+        """Ask, if somebody is there; `done` may be called from a thread."""
