@@ -18,7 +18,6 @@ from qubes_vpn.config.tunnel import (
 from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
 
-UNLIMITED: Final = -1
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
 DEFAULT_DIGEST: Final = "SHA1"
@@ -228,11 +227,9 @@ def timing(doc: Document) -> dict[str, Any]:
         "ping": ping,
         "ping_restart": restart,
         "ping_exit": leave,
-        "ping_timer_rem": doc.has("ping-timer-rem"),
         "inactive": doc.value("inactive", 0),
         "inactive_bytes": doc.value("inactive", 0, 1),
         "session_timeout": doc.value("session-timeout", 0),
-        "resolv_retry": unlimited(doc, "resolv-retry", "infinite", UNLIMITED),
         "connect_retry": (
             first,
             retry.value(1, max(first, 30)) if retry else 30,
@@ -333,7 +330,6 @@ def _sizes(doc: Document) -> dict[str, Any]:
         "max_packet_size": doc.value("max-packet-size", 1250),
         "sndbuf": doc.value("sndbuf", 0),
         "rcvbuf": doc.value("rcvbuf", 0),
-        "float_": doc.has("float"),
         "compression": compression,
         "allow_compression": allowed,
     }

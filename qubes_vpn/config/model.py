@@ -160,7 +160,6 @@ class ClientProfile:
     route_nopull: bool = False
     pull_filters: tuple[tuple[str, str], ...] = ()
     remote_random: bool = False
-    resolv_retry: int = -1
     connect_retry: tuple[int, int] = (1, 30)
     connect_retry_max: int = 0
     hand_window: int = 60
@@ -173,13 +172,11 @@ class ClientProfile:
     ping: int = 0
     ping_restart: int = 120
     ping_exit: int = 0
-    ping_timer_rem: bool = False
     inactive: int = 0
     inactive_bytes: int = 0
     session_timeout: int = 0
     replay_window: int = 64
     replay_time: int = 15
-    float_: bool = False
     tun_mtu: int = 1500
     tun_mtu_max: int = 1600
     link_mtu: int = 0

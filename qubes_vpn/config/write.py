@@ -60,8 +60,6 @@ _FLAGS: Final = (
     ("remote-random", "remote_random"),
     ("auth-nocache", "auth_nocache"),
     ("route-nopull", "route_nopull"),
-    ("ping-timer-rem", "ping_timer_rem"),
-    ("float", "float_"),
     ("block-ipv6", "block_ipv6"),
     ("push-peer-info", "push_peer_info"),
 )
@@ -202,8 +200,6 @@ class _Writer:
             is_default = value == _DEFAULT.get(attribute, 0)
             if not is_default or name == "ping-restart":
                 yield _line(name, value)
-        retry = profile.resolv_retry
-        yield _line("resolv-retry", retry if retry >= 0 else "infinite")
         yield _line("connect-retry", *profile.connect_retry)
         yield _line("reneg-sec", profile.reneg_sec, profile.reneg_sec_min)
         yield _line("inactive", profile.inactive, profile.inactive_bytes)

@@ -89,7 +89,8 @@ class OpenLink:
     """Go to phase Connecting and open a socket to endpoint number `index`.
 
     Replies with the descriptor: connected UDP, or TCP with its connect in
-    progress, non-blocking, with our mark and group. lport 0: any.
+    progress, non-blocking, with our mark and group. lport 0: any. local: the
+    address of ours to send from; None: the system's choice.
     """
 
     index: int
@@ -97,6 +98,7 @@ class OpenLink:
     lport: int = 0
     sndbuf: int = 0
     rcvbuf: int = 0
+    local: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,7 @@ class OpenRelay:
     lport: int = 0
     sndbuf: int = 0
     rcvbuf: int = 0
+    local: Address | None = None
 
 
 @dataclass(frozen=True, slots=True)

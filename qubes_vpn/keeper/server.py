@@ -564,6 +564,7 @@ def _socket_to(
         lport=request.lport if request else 0,
         sndbuf=request.sndbuf if request else 0,
         rcvbuf=request.rcvbuf if request else 0,
+        local=request.local if request else None,
     )
     return sock.detach()
 

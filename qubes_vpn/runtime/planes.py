@@ -8,6 +8,7 @@ in userspace over the link that it has.
 import errno
 import os
 import socket
+from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from qubes_vpn.config.profile import ClientProfile, Remote
@@ -24,7 +25,7 @@ from qubes_vpn.engine.proxy import relay_header
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
-from qubes_vpn.policy.phase import Plane
+from qubes_vpn.policy.phase import Address, Plane
 
 AUTO: Final = "auto"
 CHOICES: Final = (AUTO, *map(str, Plane))
@@ -84,7 +85,11 @@ class Planes:
         """Open a link to a port of the proxy. Raises OsRefusedError."""
         _, descriptors = self._keeper.request(
             messages.OpenRelay(
-                port, remote.lport, profile.sndbuf, profile.rcvbuf
+                port,
+                remote.lport,
+                profile.sndbuf,
+                profile.rcvbuf,
+                local=_local(remote),
             )
         )
         return socket.socket(fileno=descriptors[0])
@@ -195,6 +200,7 @@ class Planes:
                 lport=remote.lport,
                 sndbuf=profile.sndbuf,
                 rcvbuf=profile.rcvbuf,
+                local=_local(remote),
             )
         )
         self.plane = plane
@@ -220,6 +226,10 @@ class Planes:
             os.close(self._tun)
             self._tun = -1
         self.device = ""
+
+
+def _local(remote: Remote) -> Address | None:
+    return ip_address(remote.local) if remote.local else None
 
 
 def discard_queue(tun: int) -> None:

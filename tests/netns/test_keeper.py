@@ -441,3 +441,15 @@ def test_a_relay_is_one_port_of_the_proxy_and_only_while_it_is_used(lab):
         rig.engine.request(messages.OpenRelay(at.VPN_PORT))
         rig.engine.request(messages.Close())
         assert reached() == 0
+
+
+def test_the_link_leaves_from_where_the_profile_says(lab, rig):
+    """`local` and `lport`; an address that is not ours is refused."""
+    ours = at.VPN.ip4
+    rig.adopt()
+    request = messages.OpenLink(0, lport=4321, local=ours)
+    _, (link,) = rig.engine.request(request)
+    with socket.socket(fileno=link) as sock:
+        assert sock.getsockname() == (str(ours), 4321)
+    with pytest.raises(KeeperRefusedError, match="Cannot assign"):
+        rig.engine.request(messages.OpenLink(0, local=at.SERVER4))

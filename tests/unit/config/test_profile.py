@@ -66,11 +66,8 @@ EKU_CLIENT = "TLS Web Client Authentication"
         ("ping-exit 30", "ping_restart", 0),
         ("ping-exit 30", "ping_exit", 30),
         ("ping-exit 30\nping-restart 40", "ping_restart", 40),
-        ("ping-timer-rem", "ping_timer_rem", True),
         ("inactive 60 1000", "inactive_bytes", 1000),
         ("session-timeout 60", "session_timeout", 60),
-        ("resolv-retry infinite", "resolv_retry", -1),
-        ("resolv-retry 20", "resolv_retry", 20),
         ("connect-retry 5", "connect_retry", (5, 30)),
         ("connect-retry 40", "connect_retry", (40, 40)),
         ("connect-retry 5 60", "connect_retry", (5, 60)),
@@ -80,7 +77,6 @@ EKU_CLIENT = "TLS Web Client Authentication"
         ("reneg-sec 100 50", "reneg_sec_min", 50),
         ("reneg-bytes 1000", "reneg_bytes", 1000),
         ("replay-window 128 20", "replay_time", 20),
-        ("float", "float_", True),
         ("route-nopull", "route_nopull", True),
         (
             'pull-filter ignore "route "',
@@ -507,8 +503,10 @@ def test_unknown_directives_that_may_be(having):
 
 
 def test_notes_say_what_is_not_applied(having):
-    notes = having("up /x\npersist-tun\nauth-token x").notes
-    assert [line for line, _, _ in notes] == [6, 7, 8]
+    notes = having(
+        "up /x\npersist-tun\nauth-token x\nfloat\nresolv-retry 5"
+    ).notes
+    assert [line for line, _, _ in notes] == [6, 7, 8, 9, 10]
     assert all(reason for _, _, reason in notes)
 
 
@@ -739,7 +737,10 @@ def test_pkcs12(parse, files):
         ),
         ("compat-mode 2", "6:13: compat-mode needs a version such as 2.4.0"),
         ("compat-mode 2.x", "6:13: compat-mode needs a version such as 2.4.0"),
-        ("resolv-retry x", "6:14: resolv-retry needs a number or infinite"),
+        (
+            "connect-retry-max x",
+            "6:19: connect-retry-max needs a number or unlimited",
+        ),
         ("pull-filter x y", "6:13: pull-filter needs accept, ignore or reject"),
         ("topology x", "6:10: topology needs one of: net30, p2p, subnet"),
         ("ifconfig 10.0.0.1 10.0.0.1", "6:19: ifconfig needs two addresses"),

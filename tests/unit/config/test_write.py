@@ -106,7 +106,6 @@ def test_everything_at_once():
             (ip_network("2001:db8::/32"), "", 0),
         ),
         ifconfig6=("fd00::2/64", "fd00::1"),
-        resolv_retry=5,
         static_challenge=("a b", True),
     )
     assert again(profile) == profile

@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import get_args
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from qubes_vpn.config.profile import parse_client_profile
 from qubes_vpn.config.pulled import TunnelSettings
 from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
+from qubes_vpn.dataplane import choose
 from qubes_vpn.dataplane.kernel import KernelPlane
 from qubes_vpn.dataplane.userspace import UserspacePlane
 from qubes_vpn.engine.data_channel import DataChannel
@@ -70,7 +72,9 @@ class Script:
             slug = slug if request.plane is Plane.KERNEL else None
         if slug:
             answer = messages.Refused(slug, "no")
-        elif isinstance(request, messages.OpenLink | messages.OpenTun):
+        elif isinstance(
+            request, messages.OpenLink | messages.OpenRelay | messages.OpenTun
+        ):
             ours, theirs = socket.socketpair(
                 socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
             )
@@ -209,3 +213,41 @@ def test_no_tun_device_stands_by_the_kernels(keeper):
     with begin(planes)[0], pytest.raises(OSError, match=r"refused|Broken"):
         tun.send(b"gone")
     assert planes.device == ""
+
+
+def test_the_link_is_made_as_the_profile_says(keeper):
+    lines = "local 192.0.2.7\nlport 4000\nsndbuf 5000\nrcvbuf 6000\n"
+    planes = Planes(keeper[0], "userspace")
+    link, _, plane = begin(planes, PROFILE + lines)
+    plane.close()
+    link.close()
+    (asked,) = [
+        request
+        for request in keeper[1].asked
+        if isinstance(request, messages.OpenLink)
+    ]
+    local = ip_address("192.0.2.7")
+    made = (asked.local, asked.lport, asked.sndbuf, asked.rcvbuf)
+    assert made == (local, 4000, 5000, 6000)
+
+
+def test_a_relay_has_a_device_without_headers_and_a_socket_of_its_own(
+    keeper, monkeypatch
+):
+    monkeypatch.setattr(choose, "can_offload", lambda: True)
+    planes = Planes(keeper[0])
+    text = PROFILE + "lport 4000\nsocks-proxy 192.0.2.9\n"
+    profile = parse_client_profile(text, "profile", None)
+    remote = profile.remotes[0]
+    plain = replace(remote, proxy=None)
+    userspace = replace(profile, compression="stub")
+    for each in (remote, remote, plain):
+        planes.open_link(userspace, each, 0).close()
+    headers = [
+        request.vnet_hdr
+        for request in keeper[1].asked
+        if isinstance(request, messages.OpenTun)
+    ]
+    assert headers == [False, True]
+    planes.open_relay(profile, remote, 4444).close()
+    assert keeper[1].asked[-1] == messages.OpenRelay(4444, lport=4000)
