@@ -77,10 +77,18 @@ def _stopped(status: dict[str, Any]) -> Iterator[str]:
         yield f"           it goes on after {wait} s of peace (QV-405)"
 
 
+def _question(status: dict[str, Any]) -> Iterator[str]:
+    """Say what is asked, and for how long somebody waits."""
+    if prompt := status["prompt"]:
+        yield f"question   {prompt['text']}"
+        yield f"           {prompt['seconds']} s left: qubes-vpn answer"
+
+
 def describe(status: dict[str, Any]) -> Iterator[str]:
     """Give the lines of a status, for a person."""
     yield f"phase      {status['phase']}"
     yield from _stopped(status)
+    yield from _question(status)
     reason = status["reason"]
     if reason["text"]:
         yield f"reason     {reason['code']} {reason['text']}".rstrip()

@@ -1,5 +1,6 @@
 """What the agent knows of keeper and engine, and how it is told to others."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -104,9 +105,12 @@ class View:
             },
             "drops": dict(report.drops),
             "refused": [list(item) for item in report.refused],
-            "prompt": {"kind": prompt.kind, "text": prompt.prompt}
-            if prompt
-            else None,
+            "prompt": prompt
+            and {
+                "kind": prompt.kind,
+                "text": prompt.prompt,
+                "seconds": math.ceil(self.prompt_until - now),
+            },
             "repairs": self.repairs,
             "culprit": self.culprit,
             "stopped": self.stopped,

@@ -271,7 +271,7 @@ def test_a_question_in_the_control_channel(managed, attach):
         client_extra=("auth-user-pass",),
     )
     live = attach(profile_of(server), credentials=ALICE)
-    live.run_until(lambda _: _ready(management, ">CLIENT:ENV,END"))
+    live.run_until(lambda _: heard(management, ">CLIENT:ENV,END"))
     management.say('client-pending-auth 0 1 "CR_TEXT:R,E:Which code?" 45')
     live.run_until(lambda one: one.of(effects.AskUser))
     (asked,) = live.of(effects.AskUser)
@@ -282,7 +282,7 @@ def test_a_question_in_the_control_channel(managed, attach):
     management.said = b""
     live.engine.answer("crtext", "", "4711", live.now())
     live.drain()
-    live.run_until(lambda _: _ready(management, ">CLIENT:CR_RESPONSE"))
+    live.run_until(lambda _: heard(management, ">CLIENT:CR_RESPONSE"))
     answer = re.search(r"CR_RESPONSE,0,1,(\S+)", management.said.decode())
     assert base64.b64decode(answer[1]) == b"4711"
     management.say("client-auth-nt 0 1")
@@ -290,7 +290,7 @@ def test_a_question_in_the_control_channel(managed, attach):
     assert live.ping_through(GATEWAY)[20] == 0
 
 
-def _ready(management, pattern):
+def heard(management, pattern):
     """Whether it said that by now."""
     management.link.setblocking(False)
     with contextlib.suppress(BlockingIOError):

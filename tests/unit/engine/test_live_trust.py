@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import re
 import ssl
 from ipaddress import ip_address
 
@@ -178,12 +179,24 @@ def test_what_the_servers_certificate_must_be(serve, tell):
     assert not wrong
 
 
-def test_a_fingerprint_is_enough_without_an_authority(serve, tell):
+def test_a_fingerprint_is_enough_without_an_authority(serve, attach):
+    known = pki.pki()
+    server = serve(known)
+    text = re.sub("(?s)<ca>.*?</ca>\n", "", server.client_profile())
+    for shown, passes in ((known.server, True), (known.client, False)):
+        line = f"peer-fingerprint {hexed(shown, 'sha256')}\n"
+        live = attach(parse_client_profile(text + line, "live.ovpn", no_file))
+        live.run_until(
+            lambda one: one.of(effects.OpenForwarding) or one.of(effects.Ended)
+        )
+        assert bool(live.of(effects.OpenForwarding)) == passes
+
+
+def test_an_authority_and_a_fingerprint_must_both_hold(serve, tell):
     known, other = pki.pki(), pki.pki("another")
     server = serve(known)
     line = f"peer-fingerprint {hexed(known.server, 'sha256')}"
     ours = dataclasses.replace(known, ca=other.ca)
-    # ca and fingerprint: both must hold
     assert tell(server, line, known=ours).startswith("unknown-ca")
 
 
@@ -243,6 +256,7 @@ SPOKEN = (
         "TLSv1.3 TLS_AES_128_GCM_SHA256",
     ),
     (("tls-groups secp384r1",), "TLSv1.3 "),
+    (("tls-version-min 1.3 or-highest",), "TLSv1.3 "),
 )
 
 
