@@ -1,10 +1,13 @@
 """Every section of bench measures what its goals are about: shape, not speed."""
 
 import json
+import socket
 
 import pytest
 
 from bench import report, run, sections
+from bench.rig import Rig
+from qubes_vpn.dataplane.link import UDP_GRO
 
 SLOW = ("routes", "reconnect")
 # floor installs packages, kernel boots a machine
@@ -45,3 +48,26 @@ def test_a_byte_too_few_and_there_is_no_report(monkeypatch):
     monkeypatch.setattr(run, "begin", one_less)
     with pytest.raises(run.MismatchError):
         sections.tcp(made)
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_path_with_gro_merges_datagrams(merges):
+    with Rig() as rig:
+        if merges:
+            rig.gro()
+        with rig.vpn.enter():
+            sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with rig.internet.enter():
+            source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with sink, source:
+            sink.setsockopt(socket.SOL_UDP, UDP_GRO, 1)
+            sink.bind(("10.99.2.1", 0))
+            sink.settimeout(5)
+            source.connect(sink.getsockname())
+            for _ in range(60):
+                source.send(bytes(1000))
+            sizes, received = [], 0
+            while received < 60_000:
+                sizes.append(len(sink.recv(1 << 16)))
+                received += sizes[-1]
+    assert (max(sizes) > 1000) == merges, sizes
