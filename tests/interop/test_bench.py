@@ -29,7 +29,7 @@ def test_a_section(name):
         for variant, each in of_metric.items()
     ]
     assert values
-    assert all(len(each) == 1 and each[0] >= 0 for *_, each in values), values
+    assert all(each and min(each) >= 0 for *_, each in values), values
     for target in report.TARGETS:
         if target.section == name:
             assert target.variant in made.figures[target.metric]
