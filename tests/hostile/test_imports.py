@@ -17,6 +17,7 @@ PROCESSES = {
     "qubes_vpn.runtime.engine": TLS,
     "qubes_vpn.runtime.foreground": TLS,
     "qubes_vpn.runtime.qube": TLS,
+    "qubes_vpn.runtime.reverse": {"dns"},
     "qubes_vpn.runtime.server": TLS | {"pyroute2"},
     "qubes_vpn.cli.parse_apart": TLS,
 }
