@@ -1,19 +1,20 @@
 """The machine fails under us: closed meanwhile, and back afterwards.
 
-Faults that other tests have: kills and hangs (tests/netns/test_closed.py),
-suspension (test_leaks_death.py, l52), clocks and resolvers (test_path.py),
-full buffers (tests/unit/dataplane/test_userspace.py), unreadable profiles
-(tests/unit/runtime/test_store.py), loss and holes (tests/chaos).
+docs/security.md has the table of all faults and the test of each.
 """
 
+import contextlib
 import os
 import resource
 import signal
+import socket
 import time
 from ipaddress import ip_address
 
 import pytest
 
+from lab import addresses as at
+from lab.topology import UPLINK_DOMID
 from qubes_vpn.runtime.resolve import AddressCache
 from tests.netns.test_closed import World, world  # noqa: F401  (a fixture)
 
@@ -43,7 +44,7 @@ def test_every_send_is_refused_by_the_kernel(world: World):  # noqa: F811
     world.lab.vpn.nft("delete table inet foreign")
     world.recovered()
     world.nothing_leaked()
-    assert pids(world.appliance) == before
+    assert pids(world.appliance) == before, world.appliance.log()
 
 
 @pytest.mark.netns
@@ -62,6 +63,72 @@ def test_descriptors_run_out(world: World):  # noqa: F811
     world.recovered()
     world.nothing_leaked()
     assert "Traceback" not in world.appliance.log()
+
+
+QUEUE = ("qdisc", "replace", "dev", "eth0", "root")
+
+
+@pytest.mark.netns
+def test_the_uplink_has_no_room(world: World):  # noqa: F811
+    """ENOBUFS: the queue of the device drops nearly all that is sent."""
+    before = pids(world.appliance)
+    narrow = ("tbf", "rate", "8kbit", "burst", "1600", "limit", "1600")
+    world.lab.vpn.run(["tc", *QUEUE, *narrow])
+    for flood in world.floods:
+        flood.wait_sent(150)
+    world.lab.vpn.run(["tc", *QUEUE, "pfifo", "limit", "1000"])
+    world.recovered()
+    world.nothing_leaked()
+    assert pids(world.appliance) == before, world.appliance.log()
+    assert "Traceback" not in world.appliance.log()
+
+
+@pytest.mark.netns
+@pytest.mark.long
+@pytest.mark.parametrize("role", ROLES)
+def test_a_process_that_is_stopped_for_a_minute(world: World, role):  # noqa: F811
+    """SIGSTOP, as a debugger or a suspended machine does it."""
+    pid = pids(world.appliance)[role]
+    os.kill(pid, signal.SIGSTOP)
+    time.sleep(60)
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+    world.recovered()
+    world.nothing_leaked()
+    assert "Traceback" not in world.appliance.log()
+
+
+@pytest.mark.netns
+@pytest.mark.slow
+def test_a_link_that_corrupts(world: World):  # noqa: F811
+    """Each datagram comes again with a bit flipped, and its sum is right."""
+    raw = bender(world)
+    with raw:
+        end = time.monotonic() + 5
+        bent = 0
+        while time.monotonic() < end:
+            frame = bytearray(raw.recv(1 << 16))
+            if frame[26:30] != at.SERVER4.packed or len(frame) < 60:
+                continue
+            frame[40:42] = b"\0\0"
+            frame[42 + bent % (len(frame) - 42)] ^= 1 << bent % 8
+            raw.send(frame)
+            bent += 1
+    assert bent > 200
+    world.recovered()
+    world.nothing_leaked()
+    log = world.appliance.log()
+    assert log.count("connected ") == 1
+    assert "Traceback" not in log
+
+
+def bender(world):  # noqa: F811
+    """The upstream's end of the uplink: sees every frame, and may add."""
+    with world.lab.net.enter():
+        raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    raw.bind((f"vif{UPLINK_DOMID}.0", 3))
+    raw.settimeout(2)
+    return raw
 
 
 def test_a_full_disk_loses_the_memory_of_addresses_and_nothing_else(tmp_path):
