@@ -34,7 +34,8 @@ def plot(document: dict[str, Any], path: Path) -> bool:
     axes[1][0].set_ylabel("Mbit/s (more is better)")
     figure.suptitle(
         "Median, minimum and maximum; CPU of the client,"
-        " in `pair` of client and server"
+        " in `pair` of client and server",
+        fontsize=9,
     )
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,12 +46,14 @@ def verdicts(document: dict[str, Any], *, brief: bool) -> list[str]:
         low, high = number(min(values)), number(max(values))
         said = f"{number(middle)} ({low} to {high})"
         said = said if target.held(middle) else f"**{said}**"
+        if not target.base:
+            ours, said = said, ""
         limit = f"{'≥' if target.least else '≤'} {number(target.limit)}, "
         word = target.verdict(middle).lower()
         goal = f"{limit}{word}" if target.goal else word
         goal = goal if target.held(middle) else f"**{goal}**"
         rows.append((target.says, theirs, ours, said, goal))
-    head = ("", "OpenVPN", "qubes-vpn", "ratio or value", "goal")
+    head = ("", "OpenVPN", "qubes-vpn", "ratio", "goal")
     return table(head, rows)
 
 
