@@ -1,20 +1,18 @@
 """`qvm-vpn`: VPN qubes, from dom0 or a management qube."""
 
 import argparse
-import contextlib
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 from qubes_vpn import __version__
 from qubes_vpn.qubes.admin import audit, create, leaktest, pin, updates
+from qubes_vpn.qubes.admin.connect import admin_errors, connect
 from qubes_vpn.qubes.admin.plan import (
     EX_FOUND,
-    EX_NOPERM,
     EX_OK,
-    EX_OSERR,
     EX_UNAVAILABLE,
     EX_USAGE,
     PROFILE_FEATURE,
@@ -46,8 +44,8 @@ def main(args: Sequence[str] | None = None, app: App = None) -> int:
     except SystemExit as stop:
         return EX_OK if not stop.code else EX_USAGE
     try:
-        host = Host(app or _connect(), dry_run=parsed.dry_run)
-        with _admin_errors():
+        host = Host(app or connect(), dry_run=parsed.dry_run)
+        with admin_errors():
             run: Run = parsed.run
             return run(parsed, host)
     except AdminError as error:
@@ -58,56 +56,6 @@ def main(args: Sequence[str] | None = None, app: App = None) -> int:
     except KeyboardInterrupt:
         print("qvm-vpn: interrupted", file=sys.stderr)
         return EX_INTERRUPTED
-
-
-def _connect() -> App:
-    try:
-        import qubesadmin
-    except ImportError as error:
-        raise AdminError(
-            "",
-            "qubesadmin is not installed: this is neither dom0 nor a "
-            "management qube",
-            "in a management qube's template: install qubes-core-admin-client",
-        ) from error
-    return qubesadmin.Qubes()
-
-
-@contextlib.contextmanager
-def _admin_errors() -> Iterator[None]:
-    """Turn what qubesadmin raises into AdminError."""
-    from qubesadmin import exc
-
-    try:
-        yield
-    except exc.QubesDaemonAccessError as error:
-        raise AdminError(
-            "",
-            f"qubesd refused: {_told(error)}",
-            "from a management qube, its policy must allow this call: see "
-            "/etc/qubes/policy.d/30-qubes-vpn.policy and "
-            "`journalctl -u qubesd` in dom0",
-            EX_NOPERM,
-        ) from error
-    except exc.QubesDaemonCommunicationError as error:
-        raise AdminError(
-            "",
-            f"qubesd cannot be reached: {error}",
-            "`systemctl status qubesd` in dom0",
-        ) from error
-    except exc.QubesException as error:
-        raise AdminError(
-            "", _told(error), "`journalctl -u qubesd` in dom0", EX_OSERR
-        ) from error
-    except subprocess.CalledProcessError as error:
-        raise AdminError(
-            "", f"a qube's service failed: {error}", code=EX_OSERR
-        ) from error
-
-
-def _told(error: BaseException) -> str:
-    """Give an error's words, and the command that it belongs to."""
-    return "\n  ".join([str(error), *getattr(error, "__notes__", ())])
 
 
 def _say(line: str) -> None:
