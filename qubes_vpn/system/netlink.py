@@ -7,8 +7,9 @@ watched in a loop of our own. Source: netlink(7).
 """
 
 import os
+import select
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from socket import MSG_DONTWAIT
 from typing import Any, Final, TypeAlias
 
@@ -65,6 +66,9 @@ class Requests:
 
     def __init__(self, protocol: int, answers: Mapping[int, type]) -> None:
         self._sock = _open(protocol, answers)
+        self._ready = select.poll()
+        self._ready.register(self._sock.fileno(), select.POLLIN)
+        self._sequence = 0
 
     def close(self) -> None:
         """Close the socket."""
@@ -101,26 +105,55 @@ class Requests:
     def _exchange(
         self, what: str, kind: int, asked: netlink.nlmsg, flags: int
     ) -> tuple[list[netlink.nlmsg], bool]:
-        """Give the answers, and whether they belong to several states."""
-        seen = _Seen()
+        """Give the answers, and whether they belong to several states.
+
+        By hand: nlm_request does not tell how a dump ended, and runs an
+        event loop for each message, for three times the time.
+        """
+        self._sequence += 1
+        asked["header"]["type"] = kind
+        asked["header"]["flags"] = netlink.NLM_F_REQUEST | flags
+        asked["header"]["sequence_number"] = self._sequence
+        asked.reset()
+        asked.encode()
+        found: list[netlink.nlmsg] = []
+        interrupted = False
         try:
-            found = list(
-                self._sock.nlm_request(
-                    asked,
-                    kind,
-                    netlink.NLM_F_REQUEST | flags,
-                    callback=seen.add,
-                )
-            )
-        except exceptions.NetlinkDumpInterrupted:
-            return [], True
+            self._sock.sendto(asked.data, (0, 0))
+            for each in self._answers():
+                header = each["header"]
+                interrupted |= bool(header["flags"] & netlink.NLM_F_DUMP_INTR)
+                if header["error"]:
+                    raise header["error"]
+                if header["type"] == netlink.NLMSG_DONE:
+                    break
+                found.append(each)
+                if not header["flags"] & netlink.NLM_F_MULTI:
+                    break
         except exceptions.NetlinkError as error:
             raise NetlinkError(error.code, what, error.args[1]) from None
         except OSError as error:
             raise OsRefusedError(f"{what}: {error.strerror}") from error
-        if seen.status:
-            raise NetlinkError(-seen.status, what)
-        return found, seen.interrupted
+        status = _status(each)
+        if status:
+            raise NetlinkError(-status, what)
+        return found, interrupted
+
+    def _answers(self) -> Iterator[netlink.nlmsg]:
+        """Give what comes; it waits, as pyroute2 0.9's sockets do not."""
+        while True:
+            self._ready.poll()
+            data = self._sock.recv(_RECEIVE_SIZE)
+            for each in self._sock.marshal.parse(data):
+                if each["header"]["sequence_number"] == self._sequence:
+                    yield each
+
+
+def _status(last: netlink.nlmsg) -> int:
+    """Give the errno, negative, with which a dump ended."""
+    body = payload(last)
+    done = last["header"]["type"] == netlink.NLMSG_DONE
+    return int(_STATUS.unpack_from(body)[0]) if done and body else 0
 
 
 class Notices:
@@ -165,23 +198,6 @@ class Notices:
             except OSError as error:
                 raise OsRefusedError(f"netlink: {error.strerror}") from error
             found.extend(self._sock.marshal.parse(data))
-
-
-class _Seen:
-    """What pyroute2 does not tell of an answer: the end of a dump."""
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        self.status = 0
-
-    def add(self, found: netlink.nlmsg) -> None:
-        header = found["header"]
-        self.interrupted |= bool(header["flags"] & netlink.NLM_F_DUMP_INTR)
-        if (
-            header["type"] == netlink.NLMSG_DONE
-            and header["length"] > _HEADER_SIZE
-        ):
-            self.status = _STATUS.unpack_from(payload(found))[0]
 
 
 def _open(protocol: int, classes: Mapping[int, type]) -> NetlinkSocket:

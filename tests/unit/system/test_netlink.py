@@ -1,6 +1,7 @@
-"""A dump that the kernel itself says is not of one state."""
+"""A dump that the kernel itself says is not of one state, or has failed."""
 
 import errno
+import os
 import struct
 
 import pytest
@@ -10,7 +11,7 @@ from pyroute2.netlink.nlsocket import Marshal
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.system import netlink
 
-KIND, SEQUENCE = 24, 7
+KIND, SEQUENCE = 24, 0xABCDEF01
 INTERRUPTED, MULTI = 0x10, 0x2
 
 
@@ -25,34 +26,55 @@ def end(flags=0, status=0):
     return part(3, flags, struct.pack("=i", status))
 
 
+class Socket:
+    """The kernel's part: it has an answer for each request."""
+
+    def __init__(self, protocol, **options):
+        assert protocol == NETLINK_ROUTE
+        assert options == {"ext_ack": True, "strict_check": True}
+        self.marshal = Marshal()
+        self.readable = os.eventfd(1)
+        self.answers = []
+        self.waiting = b""
+
+    def bind(self):
+        pass
+
+    def register_policy(self, policy):
+        assert policy == {}
+
+    def fileno(self):
+        return self.readable
+
+    def sendto(self, data, address):
+        size, kind, _, sequence, _ = struct.unpack_from("=IHHII", data)
+        assert (size, kind, address) == (len(data), KIND, (0, 0))
+        ours, theirs = struct.pack("=I", SEQUENCE), struct.pack("=I", sequence)
+        before = struct.pack("=I", sequence - 1)
+        late = end(status=-errno.EPERM).replace(ours, before)
+        self.waiting = [late, self.answers.pop(0).replace(ours, theirs)]
+
+    def recv(self, size):
+        return self.waiting.pop(0)
+
+    def close(self):
+        os.close(self.readable)
+
+
 @pytest.fixture
 def ask(monkeypatch):
-    """Give what makes a dump of these answers; the kernel's part is played."""
-    answers = []
-
-    class Socket:
-        def __init__(self, protocol, **options):
-            assert protocol == NETLINK_ROUTE
-            assert options == {"ext_ack": True, "strict_check": True}
-
-        def bind(self):
-            pass
-
-        def register_policy(self, policy):
-            assert policy == {}
-
-        def nlm_request(self, asked, kind, flags, callback):
-            found = Marshal().parse(answers.pop(0), SEQUENCE, callback)
-            return [each for each in found if each["header"]["type"] != 3]
-
-    def dump(*given):
-        answers.extend(given)
-        return requests.dump("routes", KIND, nlmsg())
-
+    """Give what makes a dump of these answers."""
     monkeypatch.setattr(netlink, "NetlinkSocket", Socket)
     requests = netlink.Requests(NETLINK_ROUTE, {})
-    dump.left = answers
-    return dump
+    kernel = requests._sock
+
+    def dump(*given):
+        kernel.answers.extend(given)
+        return requests.dump("routes", KIND, nlmsg())
+
+    dump.left = kernel.answers
+    yield dump
+    requests.close()
 
 
 @pytest.mark.parametrize(
