@@ -78,8 +78,9 @@ def _lock(output: Output, root: Path) -> Iterator[Result]:
 
 
 def _units(output: Output) -> Iterator[Result]:
-    for name in ("lockdown", "keeper", "engine", "agent"):
-        unit = f"qubes-vpn-{name}.service"
+    services = ("lockdown", "keeper", "engine", "agent")
+    ours = [f"qubes-vpn-{name}.service" for name in services]
+    for unit in (*ours, "qubes-vpn-reverse.socket"):
         _, text = output(("systemctl", "is-active", unit))
         state = _first(text)
         yield Result(OK if state == "active" else BAD, unit, state or "unknown")

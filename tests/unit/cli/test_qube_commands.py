@@ -436,6 +436,7 @@ def test_a_sound_qube_has_nothing_bad(sound_root):
         ("nft list table", (0, "policy accept"), "table netdev qubes_vpn"),
         ("ip", (0, "0: from all lookup local"), "routing rules -4"),
         ("systemctl is-active", (3, "failed\n"), "qubes-vpn-keeper.service"),
+        ("systemctl is-active", (3, "failed\n"), "qubes-vpn-reverse.socket"),
         ("systemctl show", (0, "sysinit.target\n"), "qubes-network.service"),
     ],
 )
