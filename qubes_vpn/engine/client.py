@@ -31,6 +31,7 @@ from qubes_vpn.engine.effects import (
     Effect,
     InstallKeys,
     Notice,
+    OpenForwarding,
     Send,
     SendData,
     SwapKeys,
@@ -519,6 +520,11 @@ class ClientEngine:
 
     # --- what fits through the path
 
+    @property
+    def path_known(self) -> bool:
+        """Whether nobody is still finding out what the path carries."""
+        return self._path is None or self._path.known
+
     def _fitted(self, settings: TunnelSettings) -> TunnelSettings:
         limit = room(self._where, settings)
         if self._path is not None:
@@ -528,6 +534,7 @@ class ClientEngine:
     def _look_at_path(self, now: Now) -> None:
         """Send probes, hear their answers, and make the tunnel fit."""
         heard = self._traffic.occ
+        known = self.path_known
         path, state = self._path, self._state
         if path is None or not isinstance(state, Established):
             heard.clear()
@@ -539,6 +546,9 @@ class ClientEngine:
             self._effects.append(SendData(payload))
         if path.found != state.settings.path_mtu:
             self._event(Pushed(self._fitted(state.settings)), now)
+        elif path.known and not known:
+            # segments may be longer now
+            self._effects.append(OpenForwarding())
 
     # --- static-key mode
 

@@ -92,12 +92,13 @@ class PathMtu:
     """Looks at the path of one session, again and again.
 
     ceiling: the size that is wished for. found: the size that passes, or
-    ceiling while nothing else is known. silent: the peer answers nothing,
-    and is not asked any more.
+    ceiling while nothing else is known. known: the first look is over.
+    silent: the peer answers nothing, and is not asked any more.
     """
 
     def __init__(self, ceiling: int, overhead_: int, now: float) -> None:
         self.found = ceiling
+        self.known = False
         self.silent = False
         self._ceiling = ceiling
         self._overhead = overhead_
@@ -168,6 +169,7 @@ class PathMtu:
             # the peer knows no OCC, or nothing passes at all: then others
             # notice, and what is in force stays
             self.silent = self._offset is None
+            self.known = self.known or self.silent
             self._low, self._high = self.found, self.found + 1
             return not self.silent
         self._low = max([self._low, *passed])
@@ -187,6 +189,7 @@ class PathMtu:
             )
         if self._low >= FLOOR:
             self.found = self._low
+        self.known = True
         if now < self._look_at < math.inf:
             return False
         if self._look_at == math.inf or moved == self._bytes:

@@ -11,6 +11,8 @@ from qubes_vpn.qubes.qubesdb import DnsChoice
 # What an uplink carries: Qubes' devices, and Ethernet everywhere.
 LINK_MTU: Final = 1500
 MTU6_MIN: Final = 1280
+# An outer packet that every path carries: IPv6 asks for it.
+SURE_PACKET: Final = 1280
 TCP_IPV4: Final = 40
 TCP_IPV6: Final = 60
 MSS_MIN: Final = 512
@@ -117,10 +119,17 @@ def configure(
 
 
 def open_forwarding(
-    settings: TunnelSettings, endpoint: Endpoint
+    settings: TunnelSettings, endpoint: Endpoint, *, known: bool = True
 ) -> messages.OpenForwarding:
-    """Say which families are opened, and how large a TCP segment may be."""
+    """Say which families are opened, and how large a TCP segment may be.
+
+    known: what the path carries is. Until it is, segments are such as pass
+    everywhere: a connection that begins with longer ones would hang.
+    """
     size = inner_size(settings, endpoint)
+    if not known:
+        around = outer_header(endpoint) + overhead(settings)
+        size = min(size, SURE_PACKET - around)
     return messages.OpenForwarding(
         mss4=max(size - TCP_IPV4, MSS_MIN),
         mss6=max(size - TCP_IPV6, MSS_MIN),

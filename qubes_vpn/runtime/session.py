@@ -327,7 +327,9 @@ class Session:
                 assert self.settings is not None
                 self._keeper.request(
                     mapping.open_forwarding(
-                        self.settings, self.candidate.endpoint
+                        self.settings,
+                        self.candidate.endpoint,
+                        known=self.engine.path_known,
                     )
                 )
                 self.connected_at = self.connected_at or now.mono

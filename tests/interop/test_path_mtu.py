@@ -165,3 +165,13 @@ def test_datagrams_over_ipv6_come_through_a_narrow_path(lab6, start_server):
         soon(lambda: appliance.status()["mtu"] in fits, "the path's MTU")
         # QUIC's 1,200 bytes would need 1,300 here: it takes TCP instead
         pages_pass(lab, size=FITS6 - 4 - HEADERS)
+
+
+def test_a_page_that_is_asked_for_at_once(lab, start_server):
+    """Before anybody can know what the path carries."""
+    server = start_server()
+    narrow(lab)
+    with Appliance(lab).lock() as appliance:
+        words = ("--plane", "userspace")
+        appliance.connect(server.client_profile(), *words).wait_connected()
+        assert download(lab.app(1), 100_000, timeout=LIMIT) == 100_000

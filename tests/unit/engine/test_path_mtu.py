@@ -77,6 +77,22 @@ def test_a_good_path_costs_two_packets():
     assert len(path.sent) == 2
 
 
+@pytest.mark.parametrize(
+    ("largest", "answers", "unknown", "known"),
+    [(1500, True, 0.02, 0.1), (1228, True, 0.1, 10), (1500, False, 1, 10)],
+)
+def test_it_says_when_the_first_look_is_over(largest, answers, unknown, known):
+    path = Path(largest, answers=answers)
+    path.run(unknown)
+    assert not path.search.known
+    path.run(known)
+    assert path.search.known
+    path.up = path.down = 800
+    path.moved += 1
+    path.run(INTERVAL + 1)
+    assert path.search.known, "what was known stays in force meanwhile"
+
+
 @pytest.mark.parametrize("way", ["up", "down"])
 def test_one_narrow_way_is_enough(way):
     path = Path(1500)

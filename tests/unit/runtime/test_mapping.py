@@ -90,6 +90,19 @@ def test_mssfix_says_what_its_size_is_of(endpoint, of, mss4, mss6):
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "mssfix", "mss4"),
+    # 1280 - 28 - 24 - 40; 1280 - 62 - 24 - 40
+    [(UDP4, 1492, 1188), (TCP6, 1492, 1154), (UDP4, 1200, 1108)],
+)
+def test_a_segment_passes_everywhere_until_the_path_is_known(
+    endpoint, mssfix, mss4
+):
+    settings = TunnelSettings(ifconfig4=V4, mssfix=mssfix)
+    opened = mapping.open_forwarding(settings, endpoint, known=False)
+    assert opened.mss4 == mss4
+
+
+@pytest.mark.parametrize(
     ("endpoint", "changed", "mtu"),
     [
         # 1500 - 20 - 8 - 24
