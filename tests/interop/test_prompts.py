@@ -65,3 +65,42 @@ def test_nobody_is_connected_to_before_the_user_has_answered(lab, start_server):
         appliance.wait_connected()
         assert fetch(lab.app(1)).status == 200
     assert server.log.count("TCP connection established") == 1
+
+
+def test_what_was_answered_is_forgotten_with_auth_nocache(lab, start_server):
+    server = start_server(
+        users=(("alice", "wonder land"),),
+        client_extra=("auth-nocache",),
+    )
+    with Appliance(lab).lock() as appliance:
+        appliance.connect(server.client_profile())
+        answer(appliance, "credentials", "wonder land", "--username", "alice")
+        appliance.wait_connected()
+        appliance.command("connect", "--control", CONTROL)
+        answer(appliance, "credentials", "wonder land", "--username", "alice")
+        appliance.wait_connected(count=2)
+        assert fetch(lab.app(1)).status == 200
+
+
+def test_a_question_of_the_profile_is_asked_with_the_login(
+    lab, start_server, tmp_path
+):
+    script = tmp_path / "verify"
+    script.write_text(ASKING)
+    script.chmod(0o700)
+    server = start_server(
+        extra=(
+            *("script-security 2", f"tmp-dir {tmp_path}"),
+            f"auth-user-pass-verify {script} via-file",
+        ),
+        client_extra=(
+            "auth-user-pass",
+            'static-challenge "Which code?" 1',
+        ),
+    )
+    with Appliance(lab).lock() as appliance:
+        appliance.connect(server.client_profile())
+        answer(appliance, "credentials", "wonder land", "--username", "alice")
+        assert "Which code?" in answer(appliance, "challenge", "4711")
+        appliance.wait_connected()
+        assert fetch(lab.app(1)).status == 200
