@@ -169,7 +169,7 @@ DIRECTIVES: Final = _table((
     Directive("remote-random", "", _CLIENT),
     Directive("remote-random-hostname", "", _CLIENT, _IGNORE, "names are resolved as they are written"),
     Directive("proto", "proto", _REMOTE),
-    Directive("proto-force", "text", _CLIENT),
+    Directive("proto-force", "proto", _CLIENT),
     Directive("port", "port", _REMOTE),
     Directive("lport", "size", _REMOTE),
     Directive("rport", "port", _CLIENT | Scope.CONNECTION),

@@ -39,7 +39,20 @@ def remotes(doc: Document) -> tuple[Remote, ...]:
     if not found and not doc.problems:
         doc.complain('names no server: a line "remote HOST PORT" is missing')
     _check_ports(doc)
-    return tuple(found)
+    return _forced(doc, found)
+
+
+def _forced(doc: Document, found: list[Remote]) -> tuple[Remote, ...]:
+    """Leave out what is not reached by the protocol of proto-force."""
+    item = doc.last("proto-force")
+    if item is None:
+        return tuple(found)
+    proto, _ = protocol(doc, item.values[0], item)
+    kept = tuple(remote for remote in found if remote.proto == proto)
+    if found and not kept:
+        message = f"proto-force: no server is reached by {proto}"
+        doc.report(item.statement, message, 1)
+    return kept
 
 
 def _check_ports(doc: Document) -> None:

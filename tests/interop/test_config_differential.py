@@ -22,6 +22,7 @@ from qubes_vpn.config.directives import _SHAPES, DIRECTIVES
 from qubes_vpn.config.lexer import decode_text
 from qubes_vpn.config.profile import parse_client_profile
 from qubes_vpn.errors import ConfigError
+from qubes_vpn.runtime.files import profile_reader
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -70,7 +71,7 @@ WE_TAKE = (
     Difference("newer", directive("local", "multihome", "route-table", "dns-updown", "allow-deprecated-insecure-static-crypto", "use-prediction-resistance", "static-challenge", "push-continuation", "force-tls-key-material-export", "data-ciphers DEFAULT"), "."),
     Difference("removed", directive("ncp-disable", "keysize", "no-iv", "key-method", "management-client-pf", "http-proxy-timeout"), "Unrecognized option"),
     Difference("systems", directive("windows-driver", "win-sys", "ip-win32", "msg-channel", "tap-sleep", "dhcp-renew", "dhcp-release", "dhcp-pre-release", "dhcp-internal", "rdns-internal", "register-dns", "block-outside-dns", "service", "pause-exit", "allow-nonadmin", "show-net-up", "setcon", "iproute", "memstats"), "."),
-    Difference("unused", directive("proto-force", "http-proxy-user-pass", "http-proxy-option", "socket-flags", "mtu-disc", "lladdr", "shaper", "providers", "opt-verify", "remap-usr1", "verify-client-cert", "status-version", "management-client", "management-client-user", "management-client-group", "dhcp-option", "setenv", "setenv-safe", "auth-token", "auth-token-user", "peer-id", "key-derivation", "protocol-flags"), "."),
+    Difference("unused", directive("http-proxy-user-pass", "http-proxy-option", "socket-flags", "mtu-disc", "lladdr", "shaper", "providers", "opt-verify", "remap-usr1", "verify-client-cert", "status-version", "management-client", "management-client-user", "management-client-group", "dhcp-option", "setenv", "setenv-safe", "auth-token", "auth-token-user", "peer-id", "key-derivation", "protocol-flags"), "."),
     Difference("inline", directive("socks-proxy-user-pass", "askpass"), "."),
     Difference("ciphers", directive("data-ciphers", "compat-mode"), "data-ciphers list"),
     Difference("compression", directive("allow-compression", "comp-lzo"), "(?i)compression"),
@@ -86,6 +87,7 @@ WE_REFUSE = (
     Difference("tokens", directive("pkcs11-"), "keys on a token"),
     Difference("undone", directive("capath", "tls-verify", "client-nat", "lport", "proto tcp-server", "proto tcp"), "refused|is for a server|write ntlm2"),
     Difference("proxies", directive("socks-proxy"), "cannot read missing"),
+    Difference("nobody", directive("proto-force"), "no server is reached"),
     Difference("backslash", "", "a backslash must be doubled"),
     Difference("block", directive("connection"), "is a block"),
     Difference("clear", "(?m)^dev tun\nremote", "secret needs ifconfig|the line .client. is missing"),
@@ -139,7 +141,7 @@ def ours(path):
         parse_client_profile(
             decode_text(path.read_bytes()),
             path.name,
-            lambda name: (path.parent / name).read_bytes(),
+            profile_reader(str(path)),
         )
     except ConfigError as error:
         return Verdict(taken=False, says=str(error))

@@ -601,6 +601,14 @@ def test_pkcs12(parse, files):
             "6:17: socks-proxy: cannot read nowhere: No such file or directory",
         ),
         (
+            "proto-force tcp",
+            "6:13: proto-force: no server is reached by tcp",
+        ),
+        (
+            "pkcs11-id x",
+            "6:1: pkcs11-id is refused: keys on a token are not supported; export the key to a file",
+        ),
+        (
             "dev tap",
             "6:5: tap (layer 2) is not supported; ask for a profile with dev tun",
         ),
@@ -957,3 +965,19 @@ def test_what_is_not_a_profile_is_recognised(problems, text, what):
 @pytest.mark.parametrize("word", ["scramble", "stunnel", "obfsproxy"])
 def test_obfuscation_is_recognised(wrong, word):
     assert "obfuscat" in wrong(f"{word} obfuscate x")
+
+
+def test_only_servers_of_the_forced_protocol_are_left(having):
+    both = "remote a 1 tcp\nremote b 2 udp6\nproto-force "
+    for word, hosts in (
+        ("tcp-client", ["a"]),
+        ("udp4", ["192.0.2.1", "b"]),
+    ):
+        remotes = having(both + word).remotes
+        assert [remote.host for remote in remotes] == hosts
+    blocks = (
+        "<connection>\nremote c 1 tcp\n</connection>\n"
+        "<connection>\nremote d 1 udp\n</connection>\n"
+    )
+    (one,) = having(blocks + "proto-force tcp").remotes
+    assert one.host == "c"
