@@ -1,6 +1,7 @@
 """A server's tunnel device, with its addresses and routes."""
 
 import os
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Final
@@ -34,7 +35,8 @@ class Device:
         if self.descriptor is not None:
             os.close(self.descriptor)
         else:
-            Rtnl().delete_link(self.name)
+            with closing(Rtnl()) as rtnl:
+                rtnl.delete_link(self.name)
 
 
 def unsuited(profile: ServerProfile) -> str:
@@ -68,7 +70,11 @@ def open_device(profile: ServerProfile, plane: str = "auto") -> Device:
             why = str(error)
     if why and plane == "kernel":
         raise UnavailableError(f"no kernel data plane: {why}")
-    rtnl = Rtnl()
+    with closing(Rtnl()) as rtnl:
+        return _make(rtnl, profile, why)
+
+
+def _make(rtnl: Rtnl, profile: ServerProfile, why: str) -> Device:
     name = profile.dev
     if name == "tun":
         free = (f"tun{number}" for number in range(_DEVICES_MAX))

@@ -11,8 +11,3 @@ def monotonic() -> float:
 def unix() -> float:
     """Give seconds since 1970, for replay packet ids; it may jump."""
     return time.time()
-
-
-def boottime() -> float:
-    """Give seconds for timers that go on in suspend."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)

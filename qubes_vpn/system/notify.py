@@ -22,13 +22,3 @@ def notify(state: str) -> bool:
         sock.sendto(state.encode(), path.replace("@", "\0", 1))
         return True
     return False
-
-
-def watchdog_interval() -> float:
-    """Give half of systemd's watchdog time in seconds, or 0: none asked."""
-    try:
-        limit = int(os.environ.get("WATCHDOG_USEC", "0"))
-        pid = int(os.environ.get("WATCHDOG_PID", str(os.getpid())))
-    except ValueError:
-        return 0.0
-    return limit / 2e6 if pid == os.getpid() else 0.0

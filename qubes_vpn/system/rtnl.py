@@ -274,13 +274,6 @@ class Rtnl:
             what, kind, rtnl_messages.write_rule(rule), errno.EEXIST, flags
         )
 
-    def delete_rule(self, rule: RuleSeen) -> None:
-        """Take a rule away."""
-        what = f"rule {rule.priority}"
-        self._lenient(
-            what, rtnl.RTM_DELRULE, rtnl_messages.write_rule(rule), errno.ENOENT
-        )
-
     def _lenient(
         self,
         what: str,
