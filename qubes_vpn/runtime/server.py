@@ -4,17 +4,15 @@ After EVERY input to the engine everything that it wants done is done
 (`_drain`), and the timer is armed again from its deadline.
 """
 
-import contextlib
 import logging
 import secrets
 import selectors
 import signal
 import socket
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, assert_never
+from typing import Final, assert_never
 
 from qubes_vpn.config.server_profile import ServerProfile
 from qubes_vpn.engine.data_channel import DataChannel
@@ -36,7 +34,6 @@ from qubes_vpn.engine.server_effects import (
     SendTo,
 )
 from qubes_vpn.errors import ConfigError, OsRefusedError
-from qubes_vpn.runtime.control import ControlServer
 from qubes_vpn.runtime.server_auth import Authenticator
 from qubes_vpn.runtime.server_choose import make_plane
 from qubes_vpn.runtime.server_clients import Client, Sources
@@ -45,25 +42,14 @@ from qubes_vpn.runtime.server_events import OnEvents
 from qubes_vpn.runtime.server_files import (
     LeaseMemory,
     modified,
-    replace_file,
 )
-from qubes_vpn.runtime.server_status import (
-    ClientStatus,
-    describe,
-    metrics,
-    status_file,
-)
+from qubes_vpn.runtime.server_tell import Teller
 from qubes_vpn.system.listen import open_listener
 
 _LOG: Final = logging.getLogger(__name__)
 # How long goodbyes may take when the server stops, in seconds.
 STOP_S: Final = 1.5
 CHORES_S: Final = 5.0
-TELL_S: Final = 0.5
-VERSION_MAX: Final = 32
-REQUEST_MAX: Final = 8192
-# A local reader of metrics that does not read is not waited for longer.
-SEND_S: Final = 0.2
 
 
 class ServerProcess:
@@ -83,7 +69,6 @@ class ServerProcess:
         metrics_path: str = "",
     ) -> None:
         self.profile = profile
-        self._device = device.name
         self._crl_seen = 0.0
         if profile.crl_file:
             check = replace(profile.client_check, crl=self._read_crl())
@@ -114,24 +99,19 @@ class ServerProcess:
                 selectors.EVENT_READ,
                 OnEvents(lambda _events: self._on_answers()),
             )
-        self._control = (
-            ControlServer(control_path, self._selector, self._on_control)
-            if control_path
-            else None
+        self._teller = Teller(
+            self._selector,
+            self.engine,
+            self._plane,
+            profile,
+            device.name,
+            self._disconnect,
+            control_path=control_path,
+            metrics_path=metrics_path,
         )
-        self._metrics = _listen_unix(metrics_path) if metrics_path else None
-        if self._metrics is not None:
-            self._selector.register(
-                self._metrics,
-                selectors.EVENT_READ,
-                OnEvents(lambda _events: self._on_metrics()),
-            )
         self._stop_by: float | None = None
         self._log_limit = RateLimit(20, 10)
         self._chores_at = 0.0
-        # when those who watch are told of a change; inf: nothing changed
-        self._tell_at = float("inf")
-        self._status_at = 0.0
         self._memory: LeaseMemory | None = None
         if profile.persist_file:
             self._memory = LeaseMemory(profile.persist_file, self.engine.leases)
@@ -195,7 +175,7 @@ class ServerProcess:
         return min(
             self.engine.deadline(),
             self._chores_at,
-            self._tell_at,
+            self._teller.tell_at,
             self._stop_by or float("inf"),
         )
 
@@ -204,9 +184,7 @@ class ServerProcess:
         if now.mono >= self.engine.deadline():
             self.engine.expire(now)
             self._drain(now)
-        if self._control and now.mono >= self._tell_at:
-            self._tell_at = float("inf")
-            self._control.changed(self._describe())
+        self._teller.on_time(now)
         if now.mono >= self._chores_at:
             self._chores_at = now.mono + CHORES_S
             self._chores(now)
@@ -217,9 +195,7 @@ class ServerProcess:
         self._plane.hang_up_strangers(now.mono - profile.hand_window)
         if profile.crl_file and modified(profile.crl_file) != self._crl_seen:
             self._reload_crl()
-        if profile.status_file and now.mono >= self._status_at:
-            self._status_at = now.mono + profile.status_seconds
-            self._write_status(now)
+        self._teller.write_status(now)
         if self._memory and now.mono >= self._persist_at:
             self._persist_at = now.mono + profile.persist_seconds
             self._memory.save()
@@ -230,12 +206,7 @@ class ServerProcess:
             self._memory.save()
         if self._authenticator is not None:
             self._authenticator.close()
-        if self._control is not None:
-            self._control.close()
-        if self._metrics is not None:
-            path = self._metrics.getsockname()
-            self._metrics.close()
-            Path(path).unlink(missing_ok=True)
+        self._teller.close()
         self._plane.close()
         self._selector.close()
 
@@ -333,7 +304,7 @@ class ServerProcess:
         client.since = now.unix
         client.sources = Sources(addresses, networks)
         self._plane.admit(client)
-        self._tell_at = min(self._tell_at, now.mono + TELL_S)
+        self._teller.changed(now.mono)
         _LOG.info(
             "client %s is in as number %d from %s, address %s %s, %s",
             effect.common_name,
@@ -350,7 +321,7 @@ class ServerProcess:
             name = client.admitted.common_name if client.admitted else "?"
             _LOG.info("client %s (%d) is gone: %s", name, number, effect.reason)
             self._plane.detach(client)
-            self._tell_at = min(self._tell_at, time.monotonic() + TELL_S)
+            self._teller.changed(time.monotonic())
         elif self._log_limit.allow(time.monotonic()):
             # anybody can make us write this: not more than so often
             _LOG.info("not let in: %s", effect.detail or effect.reason)
@@ -375,6 +346,11 @@ class ServerProcess:
             self.engine.decide(client, number, decision, now)
         self._drain(now)
 
+    def _disconnect(self, number: int) -> None:
+        now = _now()
+        self.engine.disconnect(number, "HALT", now)
+        self._drain(now)
+
     # --- files
 
     def _read_crl(self) -> bytes:
@@ -394,121 +370,6 @@ class ServerProcess:
         except (OsRefusedError, ConfigError) as error:
             _LOG.error("the revocation list stays as it was: %s", error)
 
-    # --- what there is to tell
-
-    def status(self) -> list[ClientStatus]:
-        """Describe every client that is in."""
-        return [
-            self._client_status(client)
-            for client in self._plane.clients.values()
-            if client.admitted is not None
-        ]
-
-    def _client_status(self, client: Client) -> ClientStatus:
-        session = self.engine.session(client.number)
-        admitted = client.admitted
-        assert admitted is not None
-        lease = admitted.lease
-        silence = time.monotonic() - session.traffic.rx_last
-        host = client.source.address
-        remote = f"[{host}]" if host.version == 6 else str(host)
-        return ClientStatus(
-            number=client.number,
-            name=admitted.common_name,
-            username=admitted.username,
-            remote=f"{remote}:{client.source.port}",
-            transport="tcp" if client.at_tcp else "udp",
-            address4=str(lease.address4 or ""),
-            address6=str(lease.address6 or ""),
-            networks=tuple(map(str, client.sources.networks)),
-            rx_bytes=client.rx_bytes,
-            tx_bytes=client.tx_bytes,
-            since=int(client.since),
-            last=int(time.time() - silence)
-            if session.traffic.rx_last
-            else int(client.since),
-            cipher=admitted.cipher,
-            tls=session.tls_version,
-            version=session.peer_info.get("IV_VER", "")[:VERSION_MAX],
-            floated=client.floated,
-        )
-
-    def _drops(self) -> Counter[str]:
-        drops = Counter(self.engine.drops)
-        drops.update(self._plane.drops)
-        for client in self._plane.clients.values():
-            drops.update(client.channel.drops)
-        return drops
-
-    def _half_open(self) -> int:
-        return len(self.engine) - len(self._plane.clients)
-
-    def _on_control(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
-        match verb:
-            case "status" | "watch":
-                after = request.get("after", -1)
-                return self._describe(after if isinstance(after, int) else -1)
-            case "disconnect" if isinstance(request.get("client"), int):
-                now = _now()
-                self.engine.disconnect(request["client"], "HALT", now)
-                self._drain(now)
-                return {"ok": True}
-            case _:
-                return {"ok": False, "error": f"no verb {verb} here"}
-
-    def _describe(self, after: int = -1) -> dict[str, Any]:
-        return describe(
-            self.status(),
-            self._half_open(),
-            self._drops(),
-            self._device,
-            after,
-        )
-
-    def _on_metrics(self) -> None:
-        assert self._metrics is not None
-        with contextlib.suppress(OSError):
-            sock, _ = self._metrics.accept()
-            sock.setblocking(False)
-            self._selector.register(
-                sock,
-                selectors.EVENT_READ,
-                OnEvents(lambda _events: self._tell_metrics(sock)),
-            )
-
-    def _tell_metrics(self, sock: socket.socket) -> None:
-        """Answer whatever was asked, and close."""
-        self._selector.unregister(sock)
-        text = metrics(self.status(), self._half_open(), self._drops())
-        body = text.encode()
-        head = (
-            "HTTP/1.0 200 OK\r\n"
-            "Content-Type: text/plain; version=0.0.4\r\n"
-            f"Content-Length: {len(body)}\r\n\r\n"
-        )
-        with sock, contextlib.suppress(OSError):
-            sock.recv(REQUEST_MAX)
-            sock.settimeout(SEND_S)
-            sock.sendall(head.encode() + body)
-
-    def _write_status(self, now: Now) -> None:
-        text = status_file(self.profile.status_version, self.status(), now.unix)
-        replace_file(self.profile.status_file, text)
-
 
 def _now() -> Now:
     return Now(mono=time.monotonic(), unix=time.time())
-
-
-def _listen_unix(path: str) -> socket.socket:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        Path(path).unlink(missing_ok=True)
-        sock.bind(path)
-        Path(path).chmod(0o660)
-        sock.listen(8)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise OsRefusedError(f"{path}: {error.strerror}") from error
-    return sock
