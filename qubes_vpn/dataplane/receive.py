@@ -20,8 +20,8 @@ from qubes_vpn.dataplane.unseal import ROWS, SEALED_MAX
 
 # Datagrams in a row that came alone before UDP_GRO is given up, and how many
 # later it is tried again.
-_GRO_PATIENCE: Final = 256
-_GRO_RETRY: Final = 100_000
+_GRO_PATIENCE: Final = 64
+_GRO_RETRY: Final = 4_096
 # After a datagram that is too big for a row: how many more are read into a
 # buffer that holds any, if none of them is authentic and as big.
 _JUMBO_FOR: Final = 10_000

@@ -13,6 +13,9 @@ from qubes_vpn.errors import OsRefusedError
 
 _SO_SNDBUFFORCE: Final = 32
 _SO_RCVBUFFORCE: Final = 33
+# The system's holds three batches of datagrams that the kernel has joined, so
+# that a loaded machine loses some.
+_RCVBUF: Final = 1 << 20
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 # Set DF, and do not believe what the network says of its MTU.
@@ -36,8 +39,9 @@ def open_link(
 ) -> socket.socket:
     """Open a socket connected (TCP: about to be) to a server.
 
-    sndbuf, rcvbuf: bytes, 0 for the system's; the system's limits do not
-    hold for them. local: of ours, None for any. Raises OsRefusedError.
+    sndbuf, rcvbuf: bytes, 0 for the system's, and for a large one to receive
+    datagrams; the system's limits do not hold for them. local: of ours, None
+    for any. Raises OsRefusedError.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -49,7 +53,7 @@ def open_link(
         raise OsRefusedError(f"socket: {error.strerror}") from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        _set_buffers(sock, sndbuf, rcvbuf)
+        _set_buffers(sock, sndbuf, rcvbuf or (0 if stream else _RCVBUF))
         if stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             segment = _STREAM_PACKET - _HEADERS[family]
