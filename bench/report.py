@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.guardian import CHANGES
+
 OURS, THEIRS = "qubes-vpn", "openvpn"
 Figures = dict[str, dict[str, list[float]]]
 
@@ -151,6 +153,17 @@ TARGETS = (
             least=True,
         )
         for way in ("up", "down")
+    ),
+    *(
+        Target(
+            "guardian",
+            f"{name}, ms",
+            100,
+            f"{name}: repaired, ms",
+            "",
+            brief=False,
+        )
+        for name in CHANGES
     ),
     *(
         Target(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import floor, kernel
+from bench import floor, guardian, kernel
 from bench.micro import micro
 from bench.process import pss_mib, wakeups
 from bench.rig import OUTSIDE, Rig
@@ -366,6 +366,17 @@ def floors(run: Run) -> None:
                 _small(run, running, each)
 
 
+def guard(run: Run) -> None:
+    """The lock is changed: until the guardian has repaired it"""
+    found = guardian.measure(
+        5 * run.rounds,
+        lambda name: print(f"{run.name}: {name}", file=sys.stderr),
+    )
+    for name, values in found.items():
+        for value in values:
+            run.add(f"{name}, ms", OURS, value)
+
+
 def inside(run: Run) -> None:
     """Microseconds of our own functions, without any I/O"""
     for number in range(run.rounds):
@@ -397,6 +408,7 @@ SECTIONS: dict[str, Section] = {
     "reconnect": reconnect,
     "idle": idle,
     "strangers": strangers,
+    "guardian": guard,
     "floor": floors,
     "micro": inside,
     "kernel": in_kernel,
