@@ -17,7 +17,15 @@ from ipaddress import ip_address
 
 from lab import openvpn27
 from lab.namespace import Namespace
-from lab.openvpn import OPENVPN, Server, Settings, Wrap
+from lab.openvpn import (
+    OPENVPN,
+    Client,
+    Server,
+    Settings,
+    Wrap,
+    wrap_keys,
+)
+from lab.relay import Relay, Way
 from qubes_vpn.engine import effects, peer_info
 from qubes_vpn.engine.push_options import IvProto
 from tests.unit.engine.live import Live, profile_of
@@ -34,6 +42,9 @@ CBC = [
     for digest in ("SHA1", "SHA256", "SHA512")
 ]
 HEX = "([0-9a-f ]*)"
+LOOPBACK, BETWEEN = ip_address("127.0.0.1"), ip_address("127.0.0.2")
+EKM = (b"EXPORTER-OpenVPN-datakeys", 256)
+DYNAMIC_EKM = (b"EXPORTER-OpenVPN-dynamic-tls-crypt", 256)
 
 
 def hexed(text):
@@ -131,6 +142,57 @@ def relayed(relay):
     return packets
 
 
+def dynamic_keys(log):
+    """What a server printed as the keys of dynamic tls-crypt."""
+    found = {}
+    for way in ("Outgoing", "Incoming"):
+        for kind in ("CIPHER", "HMAC"):
+            words = rf"{way} dynamic tls-crypt: {kind} KEY: {HEX}"
+            found[f"{way} {kind}".lower()] = hexed(re.search(words, log)[1])
+    return found
+
+
+def cookie(namespace):
+    """A handshake that a server begins with a cookie, and the next one.
+
+    The wrapped client key comes twice, and the second handshake is wrapped
+    with dynamic tls-crypt.
+    """
+    settings = Settings(
+        address=LOOPBACK,
+        wrap=Wrap.TLS_CRYPT_V2,
+        force_cookie=True,
+        reneg=2,
+        extra=("verb 11",),
+    )
+    ours = wrap_keys(Wrap.TLS_CRYPT_V2)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = pathlib.Path(scratch)
+        with (
+            Server(namespace, folder, settings) as server,
+            Relay(namespace, settings.endpoint, address=BETWEEN) as relay,
+            relay.recording() as tape,
+        ):
+            profile = server.client_profile(address=BETWEEN, reneg=0)
+            extra = ["route-nopull"]
+            with Client(namespace, folder, profile, extra=extra) as client:
+                client.wait_connected()
+                server.wait_rekeyed()
+            log = server.log
+    senders = {Way.UP: "client", Way.DOWN: "server"}
+    return {
+        "version": re.search(r"OpenVPN (\d\S*)", log)[1],
+        "server key": ours[0],
+        "client key": ours[1],
+        "dynamic": dynamic_keys(log),
+        "packets": [
+            [senders[way], content.hex()]
+            for way, content in tape
+            if content[0] >> 3 not in DATA_KINDS
+        ],
+    }
+
+
 def derivation(namespace, *, exporter):
     """What our client and an openvpn server put in, and what it printed."""
     bits = peer_info._ALWAYS_BITS
@@ -138,8 +200,8 @@ def derivation(namespace, *, exporter):
         # as clients before 2.6 ask: without the bit the PRF is used
         peer_info._ALWAYS_BITS = bits & ~IvProto.TLS_KEY_EXPORT
     settings = Settings(
-        address=ip_address("127.0.0.1"),
-        wrap=Wrap.PLAIN,
+        address=LOOPBACK,
+        wrap=Wrap.TLS_CRYPT if exporter else Wrap.PLAIN,
         cipher="AES-256-CBC",
         auth="SHA512",
         extra=("verb 11",),
@@ -160,7 +222,12 @@ def derivation(namespace, *, exporter):
         "server": keys_of(log, "server"),
     }
     if exporter:
-        return found | {"ekm": key.tls.export(*EKM).hex()}
+        return found | {
+            "ekm": key.tls.export(*EKM).hex(),
+            "dynamic": dynamic_keys(log),
+            "dynamic ekm": key.tls.export(*DYNAMIC_EKM).hex(),
+            "static key": wrap_keys(Wrap.TLS_CRYPT)[0],
+        }
     return found | {
         "pre_master": ours.pre_master.hex(),
         "client random": [ours.random1.hex(), ours.random2.hex()],
@@ -170,9 +237,6 @@ def derivation(namespace, *, exporter):
             channel.peer_session_id.hex(),
         ],
     }
-
-
-EKM = (b"EXPORTER-OpenVPN-datakeys", 256)
 
 
 def write(name, value):
@@ -201,6 +265,7 @@ def main():
                 for cipher in ("AES-256-GCM", "CHACHA20-POLY1305")
             },
         )
+        write("cookie-handshake", cookie(namespace))
         write(
             "derivations",
             {

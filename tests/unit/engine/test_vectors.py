@@ -6,16 +6,31 @@ from pathlib import Path
 import pytest
 
 from qubes_vpn.crypto import prf
+from qubes_vpn.crypto.control_wrap import (
+    TlsCryptV2ClientWrap,
+    TlsCryptV2ServerWrap,
+    TlsCryptWrap,
+    dynamic_tls_crypt_key,
+    unwrap_client_key,
+)
 from qubes_vpn.crypto.keys import DataKeys, DirectionKeys
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.inner import PING
 from qubes_vpn.engine.traffic import Traffic
+from qubes_vpn.errors import UntrustedInputError
 from qubes_vpn.wire.key_method import KeySource
+from qubes_vpn.wire.keyfile import (
+    parse_client_key_v2,
+    parse_server_key,
+    parse_static_key,
+)
+from qubes_vpn.wire.opcode import Opcode
 
 VECTORS = Path(__file__).parents[2] / "vectors"
 PACKETS = json.loads((VECTORS / "data-packets.json").read_text())
 EPOCHS = json.loads((VECTORS / "epoch-packets.json").read_text())
 DERIVATIONS = json.loads((VECTORS / "derivations.json").read_text())
+COOKIE = json.loads((VECTORS / "cookie-handshake.json").read_text())
 ROLES = ("client", "server")
 IMPLICIT_IV = slice(4, 12)
 
@@ -142,3 +157,56 @@ def test_keys_by_the_exporter_are_those_that_openvpn_printed():
         digest="SHA512",
     )
     assert list(keys) == printed_keys()[2:]
+
+
+# --- control wraps ------------------------------------------------------------
+
+
+def halves(of):
+    """A key file's 256 bytes with the keys that a server printed."""
+    parts = [
+        of[f"{way} {kind}"].ljust(128, "0")
+        for way in ("outgoing", "incoming")
+        for kind in ("cipher", "hmac")
+    ]
+    return bytes.fromhex("".join(parts))
+
+
+def test_a_cookies_handshake_and_the_next_one_unwrap():
+    key, wkc = parse_client_key_v2(COOKIE["client key"])
+    server_key = parse_server_key(COOKIE["server key"])
+    assert unwrap_client_key(server_key, wkc)[0] == key
+    dynamic = halves(COOKIE["dynamic"])
+    receivers = {
+        ("client", 0): TlsCryptV2ServerWrap(key),
+        ("server", 0): TlsCryptV2ClientWrap(key, wkc),
+        ("client", 1): TlsCryptWrap(dynamic, is_server=True),
+        ("server", 1): TlsCryptWrap(dynamic, is_server=False),
+    }
+    opcodes = []
+    for sender, digits in COOKIE["packets"]:
+        content = bytes.fromhex(digits)
+        wrap = receivers[sender, content[0] & 7]
+        opcodes.append(wrap.unwrap(content, 0.0).opcode)
+        flipped = bytearray(content)
+        flipped[20] ^= 1
+        with pytest.raises(UntrustedInputError):
+            wrap.unwrap(bytes(flipped), 0.0)
+    assert opcodes[:3] == [
+        Opcode.P_CONTROL_HARD_RESET_CLIENT_V3,
+        Opcode.P_CONTROL_HARD_RESET_SERVER_V2,
+        Opcode.P_CONTROL_WKC_V1,
+    ]
+    assert Opcode.P_CONTROL_SOFT_RESET_V1 in opcodes
+
+
+def test_the_dynamic_key_is_the_one_that_openvpn_printed():
+    recorded = DERIVATIONS["EKM"]
+    key = dynamic_tls_crypt_key(
+        bytes.fromhex(recorded["dynamic ekm"]),
+        parse_static_key(recorded["static key"]),
+    )
+    printed = halves(recorded["dynamic"])
+    for start in range(0, 256, 64):
+        part = slice(start, start + 32)
+        assert key[part] == printed[part]
