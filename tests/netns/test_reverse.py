@@ -58,8 +58,9 @@ class Answering:
 
 def asking(namespace, server=at.QUBES_DNS[0], port=at.DNS_PORT):
     """Give a socket of a qube, connected to a resolver."""
+    family = socket.AF_INET if server.version == 4 else socket.AF_INET6
     with namespace.enter():
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(family, socket.SOCK_DGRAM)
     sock.connect((str(server), port))
     # a limit only: no answer here takes a second
     sock.settimeout(5)
@@ -141,6 +142,17 @@ def test_private_addresses_are_answered_while_the_tunnel_is_down():
         scene.appliance.wait_connected()
         assert ask(sock, PRIVATE[0]).rcode() == NXDOMAIN
         assert ask(sock, at.WEB_NAME).answer
+
+
+def test_a_question_over_ipv6_is_answered_too():
+    with (
+        Scene("ours", ipv6=True) as scene,
+        Answering(scene.lab.vpn),
+        asking(scene.app, at.OUTSIDE_DNS6) as sock,
+    ):
+        for address in PRIVATE:
+            assert ask(sock, address).rcode() == NXDOMAIN, address
+        assert not scene.lab.outside_dns.asked
 
 
 def test_without_the_answering_process_it_is_a_refusal_at_once():
