@@ -48,6 +48,9 @@ from qubes_vpn.system.notify import notify
 from qubes_vpn.system.privileges import drop_privileges
 
 RESOLVE_TIMEOUT: Final = 30.0
+# Longer than any usual ping-restart: such a session was not pushed out.
+TURN_S: Final = 900.0
+SAME_NAME: Final = "is its certificate or login also used elsewhere?"
 STATUS_OF_REASON: Final = {
     "auth-failed": os.EX_NOPERM,
     "profile": os.EX_CONFIG,
@@ -70,6 +73,7 @@ class EngineProcess:
         self._session: Session | None = None
         self._stage = "wait"
         self._cause = ("", "")
+        self._silences = 0
         self._idle = False
         self._stopping = False
         self._begin_at = 0.0
@@ -223,6 +227,8 @@ class EngineProcess:
         self._rewatch()
         now = time.monotonic()
         self._cause = (ended.code, ended.detail or ended.reason)
+        if session and session.connected_at:
+            self._count_silence(ended, now - session.connected_at)
         if self._stopping:
             self._finish(os.EX_OK)
             return
@@ -247,6 +253,19 @@ class EngineProcess:
         elif self._rotation.passes > passes and self._has_names():
             self._begin_at = max(self._begin_at, now + RESOLVE_TIMEOUT)
             self._send(messages.NeedAddresses())
+
+    def _count_silence(self, ended: effects.Ended, lived: float) -> None:
+        """Name the cause of a server that falls silent again and again.
+
+        It drops a client for one that comes with the same name: two of them
+        take turns, and each connects at once.
+        """
+        self._silences += 1
+        if ended.reason != "ping-restart" or lived > TURN_S:
+            self._silences = 0
+        elif self._silences > 1:
+            code, text = self._cause
+            self._cause = code, f"{text}, once more: {SAME_NAME}"
 
     def _learn(self) -> None:
         session = self._session

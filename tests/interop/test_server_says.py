@@ -6,6 +6,7 @@ import pytest
 
 from lab import addresses as at
 from lab.appliance import CONTROL, Appliance
+from lab.openvpn import Client
 from lab.traffic import Flood, fetch
 from tests.interop.test_settings import routes
 from tests.unit.engine.test_live_channel import heard
@@ -155,3 +156,22 @@ def test_an_ordinary_client_of_any_machine(lab, start_server):
         profile = server.client_profile()
         appliance.connect(profile, "--unlocked").wait_connected()
         assert fetch(lab.vpn).seen == server.settings.network4 + 2
+
+
+@pytest.mark.long
+def test_two_with_one_certificate_are_told_so(lab, start_server):
+    """The server drops one for the other, in silence, and again."""
+    server = start_server()
+    server.stop()
+    text = server.config().replace("duplicate-cn\n", "")
+    text = text.replace("keepalive 2 10", "keepalive 1 3")
+    server.config = lambda: text.replace("ping-restart 10", "ping-restart 3")
+    server.start()
+    profile = server.client_profile()
+    twin = Client(lab.net, lab.scratch, profile, extra=["route-nopull"])
+    with Appliance(lab).lock() as appliance:
+        appliance.connect(profile).wait_connected()
+        with twin:
+            appliance.wait_log("QV-505")
+            assert "elsewhere" not in appliance.log()
+            appliance.wait_log("also used elsewhere?")
