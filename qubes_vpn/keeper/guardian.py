@@ -129,7 +129,12 @@ class Guardian:
             if changed:
                 self._report(SETTINGS, ", ".join(changed), "")
         except OsRefusedError as error:
-            self._stop(str(error))
+            if self._layers.stopped:
+                self._wait_again()
+                return
+            # closed, and no fight: a device that goes meanwhile is enough
+            self._keeper.notice(messages.Repaired("none", str(error)[:200]))
+            self._keeper.fail_closed()
 
     # --- what is heard
 
