@@ -9,7 +9,7 @@ from ipaddress import ip_network
 import pytest
 
 from lab import addresses as at
-from lab.appliance import Appliance
+from lab.appliance import CONTROL, Appliance
 from lab.openvpn import Client
 from lab.relay import Relay
 from lab.traffic import Flood, download, fetch, resolve
@@ -245,5 +245,7 @@ def test_an_end_by_time_is_closed_and_named(lab, start_server, push, code):
         assert appliance.status()["reason"]["code"] == code
         with pytest.raises(OSError, match=r".*"):
             fetch(lab.app(1), timeout=1)
+        appliance.command("connect", "--control", CONTROL)
+        appliance.wait_log("connected ", count=2)
         report = capture.report()
     assert not report.leaks, str(report)
