@@ -23,7 +23,7 @@ PROCESSES = {
 }
 # What else a package imports, at once or when it is needed.
 PACKAGES = {
-    "cli": {"qubesadmin"},
+    "cli": set(),
     "config": set(),
     "crypto": TLS,
     "dataplane": {"numpy"},
