@@ -151,7 +151,8 @@ class Keeper:
         engine = self._engine
         if engine is not None:
             limit = messages.SILENCE_S if engine.spoke else STARTUP_S
-            if now - engine.heard > limit:
+            # what waits to be read was said in time: it is we who are late
+            if now - engine.heard > limit and not _has_words(engine.sock):
                 self._drop_engine("silent")
         if self._resolver_until and now >= self._resolver_until:
             self._withdraw_resolver()
@@ -542,8 +543,12 @@ def phase_name(phase: Phase) -> str:
             return "connected"
 
 
+def _has_words(sock: socket.socket) -> bool:
+    return bool(select.select([sock], [], [], 0)[0])
+
+
 def _has_ended(sock: socket.socket) -> bool:
-    if not select.select([sock], [], [], 0)[0]:
+    if not _has_words(sock):
         return False
     try:
         return not sock.recv(1, socket.MSG_PEEK)

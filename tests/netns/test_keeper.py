@@ -28,6 +28,7 @@ from tests.netns.toy import (
     lock,
     pair,
     silent,
+    wait,
 )
 
 
@@ -189,6 +190,38 @@ def test_the_engine_is_killed(lab, rig):
         rig.connect()
         flood.wait_echoes(5)
     assert capture.report().leaks == ()
+
+
+# The shipped keeper, which looks once at what changed for longer than it
+# waits for an engine.
+LATE = f"""
+import socket, sys, time
+from qubes_vpn.keeper import __main__, guardian
+look = guardian.Guardian.check
+def late(self, *words):
+    if "late0" in [name for _, name in socket.if_nameindex()]:
+        guardian.Guardian.check = look
+        time.sleep({messages.SILENCE_S + 1})
+    look(self, *words)
+guardian.Guardian.check = late
+sys.exit(__main__.main(sys.argv[3:]))
+"""
+
+
+def test_an_engine_is_not_lost_by_a_keeper_that_is_late(lab):
+    lock(lab)
+    with Rig(lab, python=(sys.executable, "-c", LATE)) as rig:
+        rig.connect()
+        lab.vpn.ip("link add late0 type bridge")
+
+        def waited():
+            began = time.monotonic()
+            rig.engine.request(messages.Heartbeat(), timeout=60)
+            return time.monotonic() - began > messages.SILENCE_S
+
+        wait(waited, "a keeper that is late")
+        rig.engine.request(messages.Heartbeat())
+        assert rig.status.phase == "connected"
 
 
 def test_an_engine_that_is_stopped_is_closed_on(lab, rig):
