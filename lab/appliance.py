@@ -107,7 +107,7 @@ class Appliance:
         status: dict[str, Any] = json.loads(done.stdout)
         return status
 
-    def wait_connected(self, timeout: float = 30, count: int = 1) -> Self:
+    def wait_connected(self, timeout: float = 90, count: int = 1) -> Self:
         """Wait until the client has said `connected` so many times."""
         self.wait_log("connected ", timeout, count)
         return self
