@@ -10,6 +10,11 @@ The cipher writes its tag after the content; in the first layout that is over
 the first bytes of the next datagram. So packets are sealed in ascending order,
 additional data and nonces are kept apart, and one copy each moves all tags
 and all headers into their places at the end.
+
+The segments of several super-packets are placed one after the other, and only
+then their headers are written and they are sealed, all together: arrays cost
+as much for a few segments as for many, and a sender's super-packets are small
+while its window is.
 """
 
 from collections import deque
@@ -20,7 +25,7 @@ import numpy as np
 
 from qubes_vpn.crypto.aead import NONCE_SIZE, TAG_SIZE
 from qubes_vpn.dataplane.link import DATAGRAM_MAX, DatagramLink, StreamLink
-from qubes_vpn.dataplane.segment import Array, SuperPacket
+from qubes_vpn.dataplane.segment import Array, SuperPacket, finish
 from qubes_vpn.engine.aead_half import AeadHalf
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.data_key import BatchKey, batch_key
@@ -41,7 +46,7 @@ _NUMBERS: Final = np.arange(RUN_MAX, dtype=np.uint64)
 Views = list[memoryview]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Layout:
     """Where things are in the packets of one kind of key.
 
@@ -81,6 +86,12 @@ class Sealer:
         self._layouts: dict[tuple[int, int, int, int], _Layout] = {}
         self._slots: dict[tuple[int, int], tuple[Views, Views]] = {}
         self._row = np.zeros(DATAGRAM_MAX, np.uint8)
+        # Segments that lie where they are to be sealed; how they are to be.
+        self._placed: list[tuple[SuperPacket, int, int]] = []
+        self._alike: tuple[AeadHalf, _Layout, int, tuple[int, ...]] | None
+        self._alike = None
+        self._key: BatchKey | None = None
+        self._first = self._begin = self._waiting = 0
         self._end = 0
         self._size = 0
         self._count = 0
@@ -97,6 +108,7 @@ class Sealer:
 
     def add(self, payload: memoryview, now: float) -> bool:
         """Seal one packet into the run; False when it was refused."""
+        self._seal_placed()
         prefix = LENGTH_SIZE if self.link.stream else 0
         end = self._end
         begin = end + prefix
@@ -120,7 +132,7 @@ class Sealer:
             return self._add_singly(packet, now)
         done = 0
         while done < packet.whole:
-            count = self._seal_some(key, packet, done, now)
+            count = self._place(key, packet, done, now)
             if not count:
                 self.channel.drop("packet-ids-used-up", packet.whole - done)
                 return done
@@ -132,6 +144,7 @@ class Sealer:
 
     def flush(self) -> None:
         """Send the run."""
+        self._seal_placed()
         if not self._count:
             return
         run = self._view[: self._end]
@@ -177,25 +190,49 @@ class Sealer:
         self._end += size * count
         self._count += count
 
-    def _seal_some(
+    def _place(
         self, key: BatchKey, packet: SuperPacket, start: int, now: float
     ) -> int:
-        """Seal full segments from `start` on, as many as the run takes."""
+        """Place full segments from `start` on, as many as the run takes."""
         layout = self._layout(key)
-        body, prefix = layout.body, layout.prefix
-        size = body + packet.size + layout.tail
+        size = layout.body + packet.size + layout.tail
         count = min(self._make_room(size), packet.whole - start)
         half, first, count = key.take_ids(count, packet.size)
         if not count:
             return 0
-        self._number(key, half, first, count)
-        block = self._block(self._end, size, count)
-        packet.fill(self._data, self._end + body, size, start, count)
-        self._seal_block(half, layout, size, count)
+        alike = half, layout, size, packet.shape
+        if self._placed and (
+            self._alike != alike or first != self._first + self._waiting
+        ):
+            self._seal_placed()
+        if not self._placed:
+            self._key, self._alike = key, alike
+            self._first, self._begin, self._waiting = first, self._end, 0
+        packet.place(self._data, self._end + layout.body, size, start, count)
+        self._waiting += count
+        self._placed.append((packet, start, count))
+        sealed = size - layout.prefix
+        self.channel.count_sealed(key, count, sealed, packet.size, now)
+        self.link_bytes += count * sealed
+        self._added(size, count)
+        return count
+
+    def _seal_placed(self) -> None:
+        """Seal what has been placed, from all super-packets together."""
+        if not self._placed or self._key is None or self._alike is None:
+            return
+        key, begin, count = self._key, self._begin, self._waiting
+        half, layout, size, _ = self._alike
+        body, prefix = layout.body, layout.prefix
+        block = self._block(begin, size, count)
+        finish(self._placed, self._data, begin + body, size)
+        self._placed.clear()
+        self._number(key, half, self._first, count)
+        self._seal_block(half, layout, begin, size, count)
         id_end = body
         if not layout.tail:
             id_end -= TAG_SIZE
-            tags = self._block(self._end + size, size, count)
+            tags = self._block(begin + size, size, count)
             block[:, id_end:body] = tags[:, :TAG_SIZE]
         block[:, prefix:id_end] = self._ids[
             :count, _ID_AT - layout.header : _ID_AT + key.id_size
@@ -203,25 +240,21 @@ class Sealer:
         if prefix:
             length = (size - prefix).to_bytes(LENGTH_SIZE)
             block[:, :prefix] = np.frombuffer(length, np.uint8)
-        self.channel.count_sealed(key, count, size - prefix, packet.size, now)
-        self.link_bytes += count * (size - prefix)
-        self._added(size, count)
-        return count
 
     def _block(self, begin: int, size: int, count: int) -> Array:
         """Show `count` rows of `size` bytes from `begin` on."""
         return self._data[begin : begin + count * size].reshape(count, size)
 
     def _seal_block(
-        self, half: AeadHalf, layout: _Layout, size: int, count: int
+        self, half: AeadHalf, layout: _Layout, begin: int, size: int, count: int
     ) -> None:
-        """Seal what lies in the next `count` slots of `size` bytes."""
-        if self._end % size:
-            plains, sealed = self._views(self._end, size, layout, count)
+        """Seal what lies in `count` slots of `size` bytes from `begin` on."""
+        if begin % size:
+            plains, sealed = self._views(begin, size, layout, count)
             first = 0
         else:
             plains, sealed = self._all_views(size, layout)
-            first = self._end // size
+            first = begin // size
         last = first + count
         deque(
             map(

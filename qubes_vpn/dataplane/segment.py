@@ -17,6 +17,7 @@ of swapped words are swapped sums (RFC 1071).
 import functools
 import struct
 import sys
+from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -66,7 +67,7 @@ def native(number: int, size: int = 2) -> int:
 
 
 def row_sums(rows: Array) -> Array:
-    """Sum each row's 16-bit words, natively. Rows: contiguous."""
+    """Sum each row's 16-bit words, natively. Each row is contiguous."""
     count, width = rows.shape
     if width % 4:
         padded = np.zeros((count, width + -width % 4), np.uint8)
@@ -157,6 +158,11 @@ class SuperPacket:
         else:
             header[l4 + 4 : l4 + 8] = bytes(4)
 
+    @property
+    def shape(self) -> tuple[int, int, bool, bool]:
+        """Say what is the same of packets whose segments go together."""
+        return len(self._header), self._l4, self._ipv4, self._tcp
+
     def fill(
         self, data: Array, at: int, stride: int, start: int, count: int
     ) -> int:
@@ -165,75 +171,131 @@ class SuperPacket:
         data: bytes; the first goes to data[at], the next is `stride` further
         on. The tail must be asked for by itself.
         """
-        header, h = self._header, len(self._header)
-        width = self.mss if start < self.whole else self.tail
-        out = np.ndarray((count, h + width), np.uint8, data, at, (stride, 1))
+        self.place(data, at, stride, start, count)
+        finish([(self, start, count)], data, at, stride)
+        return len(self._header) + self.width(start)
+
+    def place(
+        self, data: Array, at: int, stride: int, start: int, count: int
+    ) -> None:
+        """Write what is behind the headers alone."""
+        h, width = len(self._header), self.width(start)
         begin = start * self.mss
         payload = self._payload[begin : begin + count * width]
-        payload = payload.reshape(count, width)
-        self._set_lengths(h + width)
-        out[:, :h] = np.frombuffer(header, np.uint8)
-        out[:, h:] = payload
-        layout = _layout(self._ipv4, self._tcp, self._l4)
-        fields = np.ndarray((count,), layout, data, at, (stride,))
-        numbers = _NUMBERS[start : start + count]
-        if self._ipv4:
-            ids = numbers + self._ip_id
-            if ids[-1] > _ONES:
-                ids &= _ONES
-            fields["id"] = ids
-            ids += _big_sum(header[: self._l4]) - 1
-            fields["ip_sum"] = _ONES - 1 - ids % _ONES
-        self._fill_l4(out, fields, numbers, row_sums(payload))
-        return h + width
+        out = np.ndarray((count, width), np.uint8, data, at + h, (stride, 1))
+        out[:] = payload.reshape(count, width)
 
-    def _set_lengths(self, size: int) -> None:
+    def width(self, start: int) -> int:
+        """Give the bytes of payload in segment `start`."""
+        return self.mss if start < self.whole else self.tail
+
+    def bases(self, start: int) -> tuple[int, int, int, int, int]:
+        """Set the lengths, and give what the fields of segments begin with.
+
+        IP id; sum of the IP header; sequence number; sum of all that is the
+        same in TCP or UDP, pseudo header included; TCP flags of them all.
+        """
         header, l4 = self._header, self._l4
+        size = len(header) + self.width(start)
+        ip_sum = 0
         if self._ipv4:
             header[2:4] = size.to_bytes(2)
+            ip_sum = _big_sum(header[:l4])
+            addresses = header[12:20]
         else:
             header[4:6] = (size - IPV6_HEADER_SIZE).to_bytes(2)
+            addresses = header[8:40]
         if not self._tcp:
             header[l4 + 4 : l4 + 6] = (size - l4).to_bytes(2)
+        flags = self._flags & ~(TCP_FIN_PSH | TCP_CWR)
+        total = _big_sum(addresses) + _big_sum(header[l4:]) + size - l4
+        total += flags + (PROTO_TCP if self._tcp else PROTO_UDP)
+        return self._ip_id, ip_sum, self._sequence, total, flags
 
-    def _fill_l4(
-        self, out: Array, fields: Array, numbers: Array, totals: Array
-    ) -> None:
-        """Set what differs in TCP or UDP. totals: of the payloads."""
-        header, l4 = self._header, self._l4
-        # A sum of swapped words is the swapped sum: 256 times it.
-        totals *= _SWAP
-        base = _big_sum(header[12:20] if self._ipv4 else header[8:40])
-        base += _big_sum(header[l4:]) + out.shape[1] - l4
-        if not self._tcp:
-            totals += base + PROTO_UDP - 1
-            sums = _ONES - 1 - totals % _ONES
-            sums[sums == 0] = _ONES
-            fields["sum"] = sums
-            return
-        totals += base + PROTO_TCP - 1
-        sequences = numbers * self.mss + self._sequence
-        if sequences[-1] > _SEQUENCE_MAX:
-            sequences &= _SEQUENCE_MAX
+    def edges(self, start: int, count: int) -> tuple[tuple[int, int], ...]:
+        """Give (segment of these, flags) where TCP has more flags.
+
+        CWR stays on the first segment, FIN and PSH on the last.
+        """
+        flags = self._flags
+        found: tuple[tuple[int, int], ...] = ()
+        if flags & TCP_CWR and not start:
+            found = ((0, TCP_CWR),)
+        if flags & TCP_FIN_PSH and start + count == self.count:
+            found += ((count - 1, flags & TCP_FIN_PSH),)
+        return found
+
+    @property
+    def header(self) -> bytearray:
+        """The headers, without what differs between segments."""
+        return self._header
+
+
+def finish(
+    parts: list[tuple[SuperPacket, int, int]],
+    data: Array,
+    at: int,
+    stride: int,
+) -> None:
+    """Write the headers of segments that have been placed.
+
+    parts: (packet, its first segment here, how many), of one shape and mss.
+    """
+    first, start, count = parts[0]
+    h, l4, ipv4, tcp = first.shape
+    mss, width = first.mss, first.width(start)
+    # one number for all segments, or one for each
+    bases: Iterable[Any]
+    if len(parts) == 1:
+        bases = first.bases(start)
+        headers = np.frombuffer(first.header, np.uint8)
+        numbers = _NUMBERS[start : start + count]
+    else:
+        rows = np.repeat(
+            _NUMBERS[: len(parts)], [count for _, _, count in parts]
+        )
+        bases = np.array([one.bases(begin) for one, begin, _ in parts])[rows].T
+        joined = b"".join(one.header for one, _, _ in parts)
+        headers = np.frombuffer(joined, np.uint8).reshape(-1, h)[rows]
+        numbers = np.concatenate(
+            [_NUMBERS[begin : begin + n] for _, begin, n in parts]
+        )
+    ip_id, ip_sum, sequence, base, flags = bases
+    total = len(numbers)
+    sums = row_sums(
+        np.ndarray((total, width), np.uint8, data, at + h, (stride, 1))
+    )
+    out = np.ndarray((total, h), np.uint8, data, at, (stride, 1))
+    out[:] = headers
+    fields = np.ndarray((total,), _layout(ipv4, tcp, l4), data, at, (stride,))
+    if ipv4:
+        ids = (numbers + ip_id) & _ONES
+        fields["id"] = ids
+        fields["ip_sum"] = _ONES - 1 - (ids + (ip_sum - 1)) % _ONES
+    # A sum of swapped words is the swapped sum: 256 times it.
+    totals = sums * _SWAP + (base - 1)
+    if tcp:
+        sequences = (numbers * mss + sequence) & _SEQUENCE_MAX
         fields["sequence"] = sequences
         totals += sequences
-        self._fill_flags(out, numbers, totals)
-        fields["sum"] = _ONES - 1 - totals % _ONES
+        out[:, l4 + 13] = flags
+        _add_flags(parts, out[:, l4 + 13], totals)
+    checks = _ONES - 1 - totals % _ONES
+    if not tcp:
+        checks[checks == 0] = _ONES
+    fields["sum"] = checks
 
-    def _fill_flags(self, out: Array, numbers: Array, totals: Array) -> None:
-        """CWR stays on the first segment, FIN and PSH on the last."""
-        at, flags = self._l4 + 13, self._flags
-        plain = flags & ~(TCP_FIN_PSH | TCP_CWR)
-        out[:, at] = plain
-        totals += plain
-        if flags == plain:
-            return
-        if numbers[0] == 0 and flags & TCP_CWR:
-            out[0, at] |= TCP_CWR
-            totals[0] += TCP_CWR
-        if numbers[-1] == self.count - 1 and flags & TCP_FIN_PSH:
-            out[-1, at] |= flags & TCP_FIN_PSH
-            totals[-1] += flags & TCP_FIN_PSH
+
+def _add_flags(
+    parts: list[tuple[SuperPacket, int, int]], flags: Array, totals: Array
+) -> None:
+    """Add the flags of first and last segments, to the sums as well."""
+    row = 0
+    for packet, start, count in parts:
+        for index, more in packet.edges(start, count):
+            flags[row + index] |= more
+            totals[row + index] += more
+        row += count
 
 
 def _big_sum(data: bytearray) -> int:

@@ -118,6 +118,46 @@ def test_what_is_sealed_together_opens_one_by_one(packets, fields):
     assert client.traffic.tx_bytes == sum(map(len, link.sent))
 
 
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([(False, 0), (False, 12), (True, 0), (True, 40)]),
+            st.sampled_from([TCP, TCP, TCP, UDP]),
+            st.integers(1, 20),
+            st.sampled_from([0, 0, 0, 7]),
+            st.sampled_from([ACK, ACK | PSH, ACK | FIN, ACK | CWR]),
+            st.sampled_from([7, 0xFFF0, 12345]),
+        ),
+        min_size=2,
+        max_size=12,
+    ),
+    st.sampled_from([{}, {"epoch": True}]),
+)
+def test_super_packets_of_one_size_share_a_batch(rows, fields):
+    """Flows of all kinds whose segments are equally long, on the wire."""
+    client, server = channels(**fields)
+    link = Collector()
+    sealer = Sealer(link, client)
+    expected = []
+    for (ipv6, size), proto, count, tail, flags, number in rows:
+        packet = Packet(
+            b"",
+            ipv6=ipv6,
+            proto=proto,
+            flags=flags,
+            ident=number,
+            sequence=number << 16,
+            options=b"\x01" * size if proto == TCP else b"",
+        )
+        mss = 600 - len(packet.build())
+        payload = content(count * mss + tail, number + count)
+        packet = replace(packet, payload=payload, mss=mss)
+        sealed(sealer, packet)
+        expected += packet.cut()
+    sealer.flush()
+    assert [server.open(each, 1.0) for each in link.sent] == expected
+
+
 @pytest.mark.parametrize(
     "fields",
     [
