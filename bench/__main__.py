@@ -151,26 +151,32 @@ def measure(given: argparse.Namespace, path: Path) -> list[str]:
     What fails, or moved other bytes than it should have, is not reported.
     """
     done = []
-    document: dict[str, Any] = {"sections": {}}
-    if path.exists():
-        document = json.loads(path.read_text())
-    document["versions"] = versions(given.python)
-    for name, version in document["versions"].items():
+    who = versions(given.python)
+    for name, version in who.items():
         print(f"{name:20}{version}")
     for name in given.only:
         try:
-            document["sections"][name] = rounded(run(name, given))
+            found = rounded(run(name, given))
         except (MismatchError, LabError, subprocess.SubprocessError) as error:
             print(f"bench: no report of {name}: {error}", file=sys.stderr)
             continue
         done.append(name)
-        order = [each for each in SECTIONS if each in document["sections"]]
-        document["sections"] = {
-            each: document["sections"][each] for each in order
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        write(path, who, name, found)
     return done
+
+
+def write(
+    path: Path, who: dict[str, str], name: str, section: dict[str, Any]
+) -> None:
+    """Put one section in its place; the rest stays."""
+    sections = {}
+    if path.exists():
+        sections = json.loads(path.read_text())["sections"]
+    sections[name] = section
+    ordered = {each: sections[each] for each in SECTIONS if each in sections}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    document = {"versions": who, "sections": ordered}
+    path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def main() -> int:
