@@ -156,6 +156,8 @@ table {TABLE} {{
 		oifname "lo" accept
 		oifname $uplink jump link_out
 		oifname $uplink counter drop
+		# without a route to the uplink it would go round in the tunnel
+		meta mark {MARK:#x} counter drop
 		oifgroup 1 counter drop
 		oifgroup 2 counter accept
 		meta nfproto ipv4 oifname @tunnel4 counter accept

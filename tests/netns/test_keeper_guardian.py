@@ -1,5 +1,6 @@
 """What somebody does to the lock is undone, and nothing left meanwhile."""
 
+import json
 import time
 
 import pytest
@@ -262,3 +263,19 @@ def test_one_who_changes_his_own_rules_quickly_is_no_enemy(lab, rig):
     status = rig.status
     assert (status.stopped, status.repairs) == ("", 0)
     assert status.phase == "connected"
+
+
+def test_our_own_link_does_not_go_into_the_tunnel(lab, rig):
+    """Without a route by the uplink it would come back, and go round."""
+
+    def into_tunnel():
+        words = ["ip", "-s", "-j", "link", "show", "tun-vpn"]
+        (found,) = json.loads(lab.vpn.run(words).stdout)
+        return found["stats64"]["tx"]["packets"]
+
+    with Flood(lab.app(1)) as flood:
+        flood.wait_echoes(3)
+        lab.vpn.ip("link set eth0 down")
+        before, sent = into_tunnel(), flood.sent
+        flood.wait_sent(40)
+        assert into_tunnel() - before <= flood.sent - sent + 5
