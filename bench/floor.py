@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build/venv-floor"
 # The floors of pyproject.toml.
-FLOORS = ("cryptography==43.0.*", "pyOpenSSL==25.0.*", "pyroute2==0.8.*")
+FLOORS = ("cryptography==43.0.*", "pyOpenSSL==25.0.*", "pyroute2==0.7.7")
 OTHERS = ("dnspython>=2.3", "numpy>=1.24")
 
 
