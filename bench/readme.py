@@ -63,8 +63,9 @@ def conditions(document: dict[str, Any]) -> str:
     found = document["sections"].values()
     loads = [section["load"] for section in found]
     rounds = sorted({section["rounds"] for section in found})
+    rounds = sorted({rounds[0], rounds[-1]})
     return (
-        f"Medians of {' or '.join(map(str, rounds))} rounds (minimum to"
+        f"Medians of {' to '.join(map(str, rounds))} rounds (minimum to"
         f" maximum), {max(one['when'] for one in found)[:10]},"
         f" {versions['processor']}, Linux {versions['kernel']},"
         f" {' '.join(versions['openvpn'].split()[:2])},"

@@ -81,7 +81,7 @@ def _flat(section: str, variant: str, base: str, *more: str) -> list[Target]:
             f"{variant} to {base}: {metric.rpartition(' ')[0]}",
             base=f"{OURS}, {base}",
             variant=f"{OURS}, {variant}",
-            brief=False,
+            brief=section == "flows",
         )
         for metric in metrics
     ]
@@ -127,6 +127,17 @@ TARGETS = (
     _beside("udp", "memory, PSS MiB", "memory, MiB"),
     _beside("idle", "wakeups a second", "idle: wakeups a second"),
     _beside("idle", "CPU ms a second", "idle: CPU, ms a second"),
+    *(
+        Target(
+            "floor",
+            f"{way}, CPU s/GiB",
+            1.0,
+            f"with cryptography 43: CPU per GiB, {way}",
+            variant=f"{OURS}, floor",
+            goal=False,
+        )
+        for way in ("up", "down")
+    ),
     *_flat("routes", "10 routes", "1 route"),
     *_flat("routes", "100 routes", "1 route"),
     *_flat(
