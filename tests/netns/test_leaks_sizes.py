@@ -124,19 +124,26 @@ def lengths(scene, body, count=10):
     """The lengths of the tunnel's packets that carry a datagram each."""
     with scene.app.enter():
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+
+    def found():
+        # the search for the path's size sends packets as long as the uplink
+        # carries, whatever a qube sends
+        sizes = [len(frame) for _, frame in outer_packets(capture)]
+        return sorted(size for size in sizes if size < PROBE_MIN)
+
     with sock, scene.capture() as capture:
         # a port that does not answer: only what goes up is counted
         for _ in range(count):
             sock.sendto(body, (str(at.WEB4), 4444))
             time.sleep(0.01)
-        time.sleep(0.1)
+        limit = time.monotonic() + PATIENCE
+        while len(found()) < count and time.monotonic() < limit:
+            time.sleep(0.05)
         capture.stop()
-    # the search for the path's size sends packets as long as the uplink
-    # carries, whatever a qube sends
-    sizes = [len(frame) for _, frame in outer_packets(capture)]
-    return sorted(size for size in sizes if size < PROBE_MIN)[-count // 2 :]
+    return found()[-count // 2 :]
 
 
+PATIENCE = 2.0
 PROBE_MIN = 1200
 RANDOM = random.Random(62).randbytes(1000)
 SAME = b"A" * 1000
