@@ -106,7 +106,6 @@ class EngineProcess:
 
     def run(self) -> int:
         """Work until stopped. Gives the exit status."""
-        notify("READY=1")
         while self._status is None:
             now = time.monotonic()
             wait = min(self._next_timer() - now, keeper_messages.HEARTBEAT_S)
@@ -452,6 +451,16 @@ def _connect(path: str) -> socket.socket:
     return sock
 
 
+def _await_job(agent: socket.socket) -> None:
+    """Wait until the agent speaks; without a profile it may never do so.
+
+    The keeper would take who is silent for dead: it is asked afterwards.
+    """
+    notify("READY=1")
+    while not select.select([agent], [], [], keeper_messages.HEARTBEAT_S)[0]:
+        notify("WATCHDOG=1")
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the engine. Gives the exit status."""
     parser = argparse.ArgumentParser(prog="qubes-vpn-engine")
@@ -465,15 +474,16 @@ def main(args: list[str] | None = None) -> int:
     # the agent says when to stop; a person's interrupt goes to the agent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        keeper = (
-            _connect(options.keeper)
-            if options.keeper
-            else socket.socket(fileno=options.keeper_fd)
-        )
         agent = (
             _connect(options.agent)
             if options.agent
             else socket.socket(fileno=options.agent_fd)
+        )
+        _await_job(agent)
+        keeper = (
+            _connect(options.keeper)
+            if options.keeper
+            else socket.socket(fileno=options.keeper_fd)
         )
         drop_privileges(options.uid, options.gid, keep=())
         return EngineProcess(keeper, agent).run()

@@ -1,6 +1,6 @@
 """Hostile code in the engine's place: it has what the engine has, no more.
 
-    python -m tests.hostile.intruder KEEPER_FD UID SECRET_FILE KEEPER_PID
+    python -m tests.hostile.intruder KEEPER_FD UID SECRET_FILE KEEPER_PID [unit]
 
 Gives up privileges as the engine does (UID 0: not at all, for the control),
 tries everything, and prints as JSON what each try got: "done", or why not.
@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -54,10 +55,14 @@ def make_tun():
         os.close(descriptor)
 
 
-def command(*words):
+def command(*words, keep=()):
     try:
         done = subprocess.run(
-            words, capture_output=True, timeout=20, stdin=subprocess.DEVNULL
+            words,
+            capture_output=True,
+            timeout=20,
+            stdin=subprocess.DEVNULL,
+            pass_fds=keep,
         )
     except FileNotFoundError:
         raise PermissionError(2, "not installed") from None
@@ -124,6 +129,34 @@ def tries(secret, pid):
     )
 
 
+def run_memory():
+    """Run a program that is in no file system."""
+    descriptor = os.memfd_create("x")
+    os.write(descriptor, Path("/bin/true").read_bytes())
+    command(f"/proc/self/fd/{descriptor}", keep=[descriptor])
+
+
+def stop_keeper():
+    """Ask systemd over D-Bus, as any program of the qube may."""
+    command(
+        *("busctl", "call", "org.freedesktop.systemd1"),
+        *("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager"),
+        *("ReloadUnit", "ss", "dbus.service", "replace"),
+    )
+
+
+def more_tries():
+    """Give what nothing but systemd's sandbox is in the way of."""
+    return (
+        ("shell", lambda: command("/bin/sh", "-c", "true")),
+        ("memfd", run_memory),
+        ("bus", stop_keeper),
+        ("namespace", lambda: command("unshare", "--user", "true")),
+        ("netlink", lambda: raw(16, socket.SOCK_RAW, 0)),
+        ("processes", lambda: Path("/proc/1/status").read_text()),
+    )
+
+
 def sysctl(name):
     path = Path("/proc/sys") / name
     path.write_text(path.read_text())
@@ -161,14 +194,32 @@ def attempt(work):
     return "done"
 
 
+def apart(work):
+    """Attempt in a child: systemd's filter kills who makes a wrong call."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, attempt(work).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return said or signal.Signals(os.WTERMSIG(status)).name
+
+
 def main():
-    descriptor, uid, secret, pid = sys.argv[1:]
+    descriptor, uid, secret, pid = sys.argv[1:5]
     client = None
     if int(descriptor) >= 0:
         client = KeeperClient(socket.socket(fileno=int(descriptor)))
     if int(uid):
         drop_privileges(int(uid), int(uid))
-    got = {name: attempt(work) for name, work in tries(secret, int(pid))}
+    if len(sys.argv) > 5:
+        todo = (*tries(secret, int(pid)), *more_tries())
+        got = {name: apart(work) for name, work in todo}
+    else:
+        got = {n: attempt(work) for n, work in tries(secret, int(pid))}
     if client is not None:
         got["link-elsewhere"] = attempt(lambda: bend_the_link(client))
         for name, message in requests():
