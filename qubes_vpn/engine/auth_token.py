@@ -58,7 +58,7 @@ class TokenMint:
 
     def check(self, username: str, untrusted: str, now: Now) -> bool:
         """Tell whether we made this for that user, and not too long ago."""
-        content = _decode(untrusted)
+        content = _decode(untrusted) if is_token(untrusted) else b""
         if len(content) != _BODY.size + _TAG_SIZE:
             return False
         body, tag = content[: _BODY.size], content[_BODY.size :]

@@ -23,6 +23,7 @@ from qubes_vpn.runtime.files import FILE_MAX, read_bounded, read_named, why
 
 ARCHIVE_MAX: Final = 64 * 1024 * 1024  # bytes, packed and unpacked
 MEMBERS_MAX: Final = 8192
+SHOWN_MAX: Final = 300  # characters of a message
 DEPTH_MAX: Final = 8  # folders below the one that is named
 SUFFIXES: Final = (".ovpn", ".conf")
 _CHUNK: Final = 64 * 1024
@@ -73,7 +74,9 @@ def sources(path: Path) -> Iterator[Source]:
 
 
 def _wrong(path: str, message: str) -> ConfigError:
-    return ConfigError([Problem(path, 0, 0, message, "QV-111")])
+    """Say it in a line: what an archive calls its files may be anything."""
+    shown = message if message.isprintable() else ascii(message)[1:-1]
+    return ConfigError([Problem(path, 0, 0, shown[:SHOWN_MAX], "QV-111")])
 
 
 def _inside(name: str) -> PurePosixPath:

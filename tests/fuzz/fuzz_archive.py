@@ -34,6 +34,9 @@ SEEDS = (
     archive([("b/a.conf", b"remote h\n")], zipfile.ZIP_STORED),
     archive([("a.ovpn", bytes(4000))], zipfile.ZIP_BZIP2),
     archive([("a.ovpn", bytes(400))], zipfile.ZIP_LZMA),
+    # found: names that are long, and that a terminal obeys
+    archive([("\x1b[2J../a", b"")]),
+    archive([("x" * 2000 + "/..", b"")]),
     b"client\nremote h\n",
     b"\xff\xfec\0l\0",
 )
@@ -46,6 +49,7 @@ def one_input(data: bytes) -> None:
         found = list(sources(PATH))
     except (ConfigError, UnreadableError) as error:
         assert len(str(error)) < 1000
+        assert str(error).isprintable()
         return
     assert sum(len(one.text) for one in found) <= ARCHIVE_MAX
     packed = zipfile.is_zipfile(PATH)

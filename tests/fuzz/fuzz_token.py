@@ -19,6 +19,8 @@ SEEDS = (
     b"p" + MINT.make("user", NOW).encode(),
     b"p" + PREFIX.encode() + b"A" * 92,
     b"p" + PREFIX.encode() + b"====",
+    # found: one without its first word
+    b"p" + MINT.make("user", NOW).removeprefix(PREFIX).encode(),
     b"nuser",
     b"n\xff\xfe",
     b"xuser\0\x20\1",
