@@ -5,6 +5,7 @@ sentence for a terminal.
 """
 
 import io
+import stat
 import tempfile
 import zipfile
 from pathlib import Path
@@ -28,6 +29,8 @@ def archive(members, method=zipfile.ZIP_DEFLATED):
     return out.getvalue()
 
 
+LINK = zipfile.ZipInfo("x" * 2000)
+LINK.external_attr = stat.S_IFLNK << 16
 SEEDS = (
     archive([("a.ovpn", b"client\nremote h\n"), ("ca.crt", b"x")]),
     archive([("../a.ovpn", b"client\n")]),
@@ -35,8 +38,8 @@ SEEDS = (
     archive([("a.ovpn", bytes(4000))], zipfile.ZIP_BZIP2),
     archive([("a.ovpn", bytes(400))], zipfile.ZIP_LZMA),
     # found: names that are long, and that a terminal obeys
-    archive([("\x1b[2J../a", b"")]),
-    archive([("x" * 2000 + "/..", b"")]),
+    archive([("\x1b[2J/../a", b"")]),
+    archive([(LINK, b"")]),
     b"client\nremote h\n",
     b"\xff\xfec\0l\0",
 )
