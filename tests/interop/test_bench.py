@@ -9,7 +9,7 @@ from bench import report, run, sections
 from bench.rig import Rig
 from qubes_vpn.dataplane.link import UDP_GRO
 
-SLOW = ("routes", "reconnect")
+SLOW = ("routes", "flows", "reconnect", "guardian")
 # floor installs packages, kernel boots a machine
 QUICK = [
     pytest.param(name, marks=[pytest.mark.long] * (name in SLOW))
