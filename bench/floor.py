@@ -14,7 +14,7 @@ OTHERS = ("dnspython>=2.3", "numpy>=1.24")
 def python() -> str:
     """Its interpreter; made by pip when it is missing."""
     found, made = PLACE / "bin/python", PLACE / ".made"
-    if not made.exists():
+    if not made.exists() or made.read_text() != str(FLOORS):
         print(f"making {PLACE.name}: {' '.join(FLOORS)}", file=sys.stderr)
         # system packages, for libnftables' binding: as in tools/venv.sh
         command = [sys.executable, "-m", "venv", "--system-site-packages"]
@@ -22,7 +22,7 @@ def python() -> str:
         pip = [str(found), "-m", "pip", "install", "-qq"]
         pip.append("--disable-pip-version-check")
         subprocess.run([*pip, *FLOORS, *OTHERS], check=True)
-        made.touch()
+        made.write_text(str(FLOORS))
     # our children are started without the environment's PYTHONPATH
     (packages,) = PLACE.glob("lib/python3*/site-packages")
     (packages / "qubes-vpn.pth").write_text(f"{ROOT}\n")
