@@ -131,7 +131,8 @@ def load(path: Path, args: argparse.Namespace, world: World) -> ServerProfile:
     profile = parse_server_profile(world.read_text(path), str(path), read_file)
 
     def beside(name: str) -> str:
-        return str(path.parent / name) if name else ""
+        end = "/" if name.endswith("/") else ""  # which says: a folder
+        return f"{path.parent / name}{end}" if name else ""
 
     profile = replace(
         profile,

@@ -78,7 +78,7 @@ def _clients(profile: ServerProfile) -> Iterator[str]:
         yield "or it has no certificate"
     if profile.wants_password:
         yield "it knows a user name and password"
-    if profile.crl_file or check.crl:
+    if profile.crl_file or check.crl or check.revoked:
         yield "its certificate is not on the revocation list"
     if profile.ccd_exclusive:
         yield f"there is a file of its name in {profile.client_config_dir}"

@@ -143,7 +143,8 @@ def _protocol(doc: Document, word: str, item: Item | None) -> tuple[str, int]:
         message = f"{word} is for a client; write {word[:-7]}-server"
         doc.report(item.statement, message)
     base = word.split("-", 1)[0]
-    return base[:3], int(base[3:] or 0)
+    family = 6 if doc.value("bind") == "ipv6only" else 0
+    return base[:3], int(base[3:] or family)
 
 
 def _who(doc: Document) -> dict[str, Any]:
@@ -156,21 +157,23 @@ def _who(doc: Document) -> dict[str, Any]:
     if v2 and cookie not in {"force-cookie", "allow-noncookie"}:
         message = "tls-crypt-v2 takes force-cookie or allow-noncookie"
         doc.report(v2.statement, message, 2)
-    crl = doc.last("crl-verify")
-    inline = crl is not None and crl.statement.block is not None
     item = doc.last("verify-client-cert")
     verify = item.value(0, "require") if item else "require"
     if item and verify not in {"none", "optional", "require"}:
         message = "verify-client-cert takes none, optional or require"
         doc.report(item.statement, message, 1)
+    check = trust.server_check(doc, with_crl=False)
     return {
-        "client_check": trust.server_check(doc, with_crl=inline),
-        "crl_file": "" if inline or not crl else _path(doc, crl),
+        "client_check": check,
+        "crl_file": check.crl_path,
         "verify_client_cert": verify,
         "control_wrap": trust.control_wrap(doc, ("tls-auth", "tls-crypt")),
         "tls_crypt_v2": key,
         "force_cookie": cookie == "force-cookie",
         "tls_crypt_v2_max_age": doc.value("tls-crypt-v2-max-age", 0),
+        "force_tls_key_material_export": doc.has(
+            "force-tls-key-material-export"
+        ),
     }
 
 
@@ -260,6 +263,11 @@ def _pool6(doc: Document) -> tuple[IPv6Address, IPv6Address] | None:
     return interface.ip, interface.network[-1]
 
 
+def _push_constraint(doc: Document) -> IPv4Network | None:
+    item = doc.last("ifconfig-push-constraint")
+    return IPv4Network(item.values, strict=False) if item else None
+
+
 def _clients(doc: Document) -> dict[str, Any]:
     keepalive = doc.last("keepalive")
     return {
@@ -269,6 +277,7 @@ def _clients(doc: Document) -> dict[str, Any]:
         "client_to_client": doc.has("client-to-client"),
         "ccd_exclusive": doc.has("ccd-exclusive"),
         "push": _push(doc),
+        "push_constraint": _push_constraint(doc),
         "connect_freq": _pair(doc, "connect-freq", (0, 0)),
         "connect_freq_initial": _pair(doc, "connect-freq-initial", (100, 10)),
         "keepalive": keepalive.values if keepalive else (0, 0),

@@ -72,7 +72,9 @@ class ServerProfile:
     and `server-ipv6`; the server has the first address. pool4, pool6: first
     and last address that clients get; None: whatever is free.
     password_file, pam_service, client_config_dir, crl_file, persist_file,
-    status_file: names that the runtime opens; "" when not used.
+    status_file: names that the runtime opens; "" when not used. crl_file has
+    / at its end when it is a folder. push_constraint: where addresses of
+    ifconfig-push must be.
     keepalive: what clients get pushed as ping and ping-restart; ping and
     ping_restart are the server's own (keepalive sets them, and doubles the
     second). Times are seconds, sizes bytes; 0 means off.
@@ -86,7 +88,7 @@ class ServerProfile:
     tls_crypt_v2: bytes = field(repr=False, default=b"")
     force_cookie: bool = False
     tls_crypt_v2_max_age: int = 0
-    tls_crypt_v2_deny: str = ""
+    force_tls_key_material_export: bool = False
     tls: TlsOptions = field(default_factory=TlsOptions)
     data_ciphers: tuple[str, ...] = (
         "AES-256-GCM",
@@ -110,6 +112,7 @@ class ServerProfile:
     max_routes_per_client: int = 256
     client_to_client: bool = False
     push: tuple[str, ...] = ()
+    push_constraint: IPv4Network | None = None
     routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
     username_as_common_name: bool = False
     password_file: str = ""

@@ -89,7 +89,7 @@ def _certificates(doc: Document, name: str) -> tuple[bytes, ...]:
 def server_check(doc: Document, *, with_crl: bool = True) -> ServerCheck:
     """Read everything that makes the other side the right one.
 
-    with_crl: also read crl-verify's list.
+    with_crl: also read the file or folder that crl-verify names.
     """
     doc.conflict(
         ("peer-fingerprint", "verify-hash"),
@@ -112,15 +112,16 @@ def server_check(doc: Document, *, with_crl: bool = True) -> ServerCheck:
         ku=ku,
         username_field=doc.value("x509-username-field", "CN"),
         ns_cert_type=ns_cert_type,
-        **(_revocation(doc) if with_crl else {}),
+        **_revocation(doc, read=with_crl),
     )
 
 
-def _revocation(doc: Document) -> dict[str, Any]:
+def _revocation(doc: Document, *, read: bool) -> dict[str, Any]:
     """Read crl-verify: PEM lists, or a folder of revoked serial numbers.
 
     In a folder each file's name is a serial number in decimal, as OpenVPN
-    has it; a block of such numbers, a line each, is the same.
+    has it; a block of such numbers, a line each, is the same. read: a file
+    or folder too, and not only where it is.
     """
     item = doc.last("crl-verify")
     if item is None:
@@ -129,23 +130,27 @@ def _revocation(doc: Document) -> dict[str, Any]:
         message = 'crl-verify takes a file, or a folder and "dir"'
         doc.report(item.statement, message, 2)
         return {}
-    inline = item.statement.block is not None or item.values[0] == INLINE
-    if item.value(1) is None or inline:
+    if item.statement.block is not None or item.values[0] == INLINE:
         found = doc.material("crl-verify")
-        lines = found.content.split() if found and inline else []
+        lines = found.content.split() if found else []
         if lines and all(map(_SERIAL.fullmatch, lines)):
-            return {"revoked": _serials(lines)}
-        path = "" if inline else doc.resolve(item.values[0])
-        return {"crl": b"".join(pem(doc, "crl-verify")), "crl_path": path}
-    folder = f"{item.values[0].rstrip('/')}/"
-    names = doc.read(item.statement, folder)
-    return {
-        "revoked": _serials(names.content.split(b"\n") if names else []),
-        "crl_path": doc.resolve(folder),
-    }
+            return {"revoked": serials(lines)}
+        return {"crl": b"".join(pem(doc, "crl-verify"))}
+    path = item.values[0]
+    if item.value(1):
+        path = f"{path.rstrip('/')}/"
+    where = {"crl_path": doc.resolve(path)}
+    if not read:
+        return where
+    if not item.value(1):
+        return where | {"crl": b"".join(pem(doc, "crl-verify"))}
+    names = doc.read(item.statement, path)
+    lines = names.content.split(b"\n") if names else []
+    return where | {"revoked": serials(lines)}
 
 
-def _serials(names: Iterable[bytes]) -> frozenset[str]:
+def serials(names: Iterable[bytes]) -> frozenset[str]:
+    """Give those names that are serial numbers in decimal."""
     return frozenset(n.decode() for n in names if _SERIAL.fullmatch(n))
 
 

@@ -69,7 +69,7 @@ class ServerEngine:
         self._entropy = entropy
         self._greeter = Greeter(profile, entropy, denied)
         self._new_sessions = RateLimit(*profile.connect_freq)
-        self._tls = TlsContext(_tls_settings(profile, profile.client_check.crl))
+        self._tls = TlsContext(_tls_settings(profile))
         self._mint = _mint(profile, entropy)
         self._sessions: dict[int, ServerSession] = {}
         self._by_sid: dict[tuple[bytes, Source], int] = {}
@@ -188,12 +188,17 @@ class ServerEngine:
             )
             self._settle(session)
 
-    def reload_crl(self, crl: bytes) -> None:
+    def reload_crl(
+        self, crl: bytes, revoked: frozenset[str] = frozenset()
+    ) -> None:
         """Use a new revocation list from the next handshake on.
 
-        Raises ConfigError; then the old one stays.
+        revoked: serial numbers in decimal. Raises ConfigError; then the old
+        one stays.
         """
-        self._tls = TlsContext(_tls_settings(self.profile, crl))
+        check = replace(self.profile.client_check, crl=crl, revoked=revoked)
+        profile = replace(self.profile, client_check=check)
+        self._tls = TlsContext(_tls_settings(profile))
 
     # --- outputs
 
@@ -356,14 +361,14 @@ def _mint(
     return TokenMint(options, options.renewal or profile.reneg_sec, entropy)
 
 
-def _tls_settings(profile: ServerProfile, crl: bytes) -> TlsSettings:
-    identity = profile.identity
+def _tls_settings(profile: ServerProfile) -> TlsSettings:
+    identity, check = profile.identity, profile.client_check
     return settle.tls_of(
         identity,
-        profile.client_check,
+        check,
         profile.tls,
         identity.passphrase,
-        crl,
+        check.crl,
         is_server=True,
         verify=profile.verify_client_cert,
     )

@@ -11,10 +11,10 @@ import signal
 import socket
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, assert_never
 
 from qubes_vpn.config.server_profile import ServerProfile
+from qubes_vpn.config.trust import serials
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.effects import (
     InstallKeys,
@@ -34,6 +34,7 @@ from qubes_vpn.engine.server_effects import (
     SendTo,
 )
 from qubes_vpn.errors import ConfigError, OsRefusedError
+from qubes_vpn.runtime.files import read_named, why
 from qubes_vpn.runtime.server_auth import Authenticator
 from qubes_vpn.runtime.server_choose import make_plane
 from qubes_vpn.runtime.server_clients import Client, Sources
@@ -71,7 +72,8 @@ class ServerProcess:
         self.profile = profile
         self._crl_seen = 0.0
         if profile.crl_file:
-            check = replace(profile.client_check, crl=self._read_crl())
+            crl, revoked = self._read_crl()
+            check = replace(profile.client_check, crl=crl, revoked=revoked)
             profile = replace(profile, client_check=check)
         self.engine = ServerEngine(
             profile,
@@ -353,19 +355,26 @@ class ServerProcess:
 
     # --- files
 
-    def _read_crl(self) -> bytes:
+    def _read_crl(self) -> tuple[bytes, frozenset[str]]:
+        """Read the list; or, of a folder, the revoked serial numbers."""
         path = self.profile.crl_file
         self._crl_seen = modified(path)
         try:
-            return Path(path).read_bytes()
+            data = read_named(path, path)
         except OSError as error:
-            raise OsRefusedError(f"{path}: {error.strerror}") from error
+            raise OsRefusedError(f"{path}: {why(error)}") from error
+        if path.endswith("/"):
+            return b"", serials(data.split(b"\n"))
+        if not data:
+            # to TLS this would mean that nothing is asked for
+            raise OsRefusedError(f"{path}: is empty")
+        return data, frozenset()
 
     def _reload_crl(self) -> None:
         if not self.profile.crl_file:
             return
         try:
-            self.engine.reload_crl(self._read_crl())
+            self.engine.reload_crl(*self._read_crl())
             _LOG.info("read %s", self.profile.crl_file)
         except (OsRefusedError, ConfigError) as error:
             _LOG.error("the revocation list stays as it was: %s", error)

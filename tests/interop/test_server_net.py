@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from lab.namespace import Namespace
 from lab.openvpn import Client, Settings
@@ -243,6 +244,30 @@ def test_a_revoked_client_is_out_without_a_restart(place):
             assert list(by_name(server)) == ["alice"]
         place.store.revoke("alice")
         server.wait_for(r"read .*crl\.pem")
+        # an empty list is none: the last one holds
+        revoking = crl.read_bytes()
+        crl.write_bytes(b"")
+        server.wait_for(r"stays as it was: .*crl\.pem: is empty")
+        crl.write_bytes(revoking)
+        client = Client(
+            place.a, place.scratch, place.profile("alice"), device="tun-c"
+        )
+        with client, connected(place.b, place, "bob"):
+            server.wait_for("not let in: .*revoked")
+            assert list(by_name(server)) == ["bob"]
+
+
+def test_a_folder_of_serial_numbers_revokes_clients(place):
+    folder = place.scratch / "revoked"
+    folder.mkdir()
+    (folder / "README").touch()
+    pair = place.store.pair("alice")
+    serial = x509.load_pem_x509_certificate(pair.certificate).serial_number
+    with serving(place, f"crl-verify {folder} dir") as server:
+        with connected(place.a, place, "alice"):
+            assert list(by_name(server)) == ["alice"]
+        (folder / str(serial)).touch()
+        server.wait_for(r"read .*revoked/")
         client = Client(
             place.a, place.scratch, place.profile("alice"), device="tun-c"
         )

@@ -64,6 +64,8 @@ def test_a_small_profile(serve):
         ("tls-crypt-v2 v2-server.key", "tls_crypt_v2", bytes(128)),
         ("tls-crypt-v2-max-age 9", "tls_crypt_v2_max_age", 9),
         ("crl-verify some.pem", "crl_file", "some.pem"),
+        ("crl-verify revoked dir", "crl_file", "revoked/"),
+        ("crl-verify /revoked/ dir", "crl_file", "/revoked/"),
         ("cd etc\nclient-config-dir ccd", "client_config_dir", "etc/ccd"),
         ("client-config-dir /ccd\nccd-exclusive", "ccd_exclusive", True),
         ("ifconfig-pool-persist ipp 9", "persist_seconds", 9),
@@ -101,6 +103,12 @@ def test_an_inline_list_is_read(serve, files):
     assert profile.crl_file == ""
 
 
+def test_revoked_serial_numbers_inside_the_profile(serve):
+    profile = serve("<crl-verify>\n17\n4\n</crl-verify>")
+    assert profile.client_check.revoked == {"17", "4"}
+    assert profile.crl_file == ""
+
+
 MODE = """\
 mode server
 tls-server
@@ -129,6 +137,7 @@ def test_addresses_without_the_server_directive(serve):
         ("secret ta.key", "6:1: secret is for two peers; a server needs ca, cert and key"),
         ("plugin x.so", "6:1: plugin is refused: no plugins are loaded"),
         ("client-connect /x", None),
+        ("crl-verify revoked x", '6:20: crl-verify takes a file, or a folder and "dir"'),
         ("auth-user-pass-verify /x via-file", None),
         ("management-client-auth", None),
         ("tls-verify /x", None),

@@ -15,6 +15,7 @@ from ipaddress import (
 )
 
 import pytest
+from cryptography import x509
 
 from qubes_vpn.config.model import Credentials, Identity, ServerCheck
 from qubes_vpn.config.server_model import ClientConfig, TokenOptions
@@ -233,13 +234,23 @@ def test_a_revoked_client_gets_nothing_and_the_others_do():
     assert [a.common_name for a in world.effects(Authenticate)] == ["bob"]
 
 
-def test_who_is_revoked_while_connected_is_out_at_the_next_key():
+def serial_of(name):
+    certificate = identity(name)[1].certificate
+    return str(x509.load_pem_x509_certificate(certificate).serial_number)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_who_is_revoked_while_connected_is_out_at_the_next_key(folder):
     ca = pki()[0].certificate
-    world = World(client_check=ServerCheck(ca=ca, crl=crl_of()), reneg_sec=60)
+    check = ServerCheck(ca=ca, crl=b"" if folder else crl_of())
+    world = World(client_check=check, reneg_sec=60)
     eve = world.client("eve")
     world.run(1)
     assert eve.connected
-    world.server.reload_crl(crl_of(identity("eve")[1]))
+    if folder:
+        world.server.reload_crl(b"", frozenset({serial_of("eve")}))
+    else:
+        world.server.reload_crl(crl_of(identity("eve")[1]))
     world.run(70)
     (removed,) = world.effects(Removed)
     assert removed.reason == "certificate-revoked"
