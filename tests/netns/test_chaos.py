@@ -1,4 +1,4 @@
-"""Random faults under traffic; `make chaos` has a thousand of them."""
+"""Random faults under traffic; `make chaos` has as many as wanted."""
 
 import os
 
@@ -17,3 +17,10 @@ def told(capsys, events):
 @pytest.mark.timeout(900)
 def test_two_hundred_events(capsys):
     told(capsys, 200)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(2700)
+def test_a_thousand_events(capsys):
+    """About ten minutes, most of it clients that start again."""
+    told(capsys, 1000)
