@@ -82,6 +82,9 @@ def _check_mode(doc: Document) -> None:
     if secret:
         message = "secret is for two peers; a server needs ca, cert and key"
         doc.report(secret.statement, message)
+    dh = doc.last("dh")
+    if dh and dh.value(0) != "none":
+        doc.note(dh.statement, "keys are agreed on over elliptic curves")
     for item in doc.all("plugin"):
         if "auth-pam" not in item.values[0]:
             message = f"plugin is refused: {item.row.why}"

@@ -161,6 +161,9 @@ class Leases:
         pool, network = self.pool4, self._profile.network4
         if config.ifconfig4:
             address, operand = config.ifconfig4
+            bounds = self._profile.push_constraint
+            if bounds and address not in bounds:
+                raise SessionError("no-address", str(address))
             if pool and not pool.claim(address, client):
                 raise SessionError("no-address", str(address))
             return address, operand

@@ -12,6 +12,7 @@ from qubes_vpn.engine.login import Login, Question
 from qubes_vpn.engine.peer_info import Platform, options_string, peer_info
 from qubes_vpn.engine.session import ChannelSettings, ControlChannel
 from qubes_vpn.engine.states import Timing
+from qubes_vpn.engine.timers import rekey_after
 from qubes_vpn.errors import LocalStateError
 from qubes_vpn.wire.control import ACKS_MAX, SESSION_ID_SIZE
 from qubes_vpn.wire.key_method import (
@@ -81,19 +82,10 @@ class Dial:
             pull=profile.pull,
             hand_window=profile.hand_window,
             tran_window=profile.tran_window,
-            reneg_sec=self._jittered(),
+            reneg_sec=rekey_after(profile, self.entropy),
             reneg_bytes=max(profile.reneg_bytes, 0),
             reneg_pkts=profile.reneg_pkts,
         )
-
-    def _jittered(self) -> float:
-        """Return reneg-sec, less a part of what its minimum leaves."""
-        profile = self.profile
-        if not 0 < profile.reneg_sec_min < profile.reneg_sec:
-            return profile.reneg_sec
-        spread = profile.reneg_sec - profile.reneg_sec_min
-        dice = int.from_bytes(self.entropy(4)) / 2**32
-        return profile.reneg_sec - spread * dice
 
     def channel(self) -> ControlChannel:
         """Make the control channel of a new session."""

@@ -84,6 +84,8 @@ from qubes_vpn.wire.messages import (
 # How long a last message may take to arrive, in seconds.
 FAREWELL_S: Final = 5.0
 NAME_MAX: Final = 128
+# What a client without TLS keying material exporters gets to read.
+_NO_EXPORT: Final = "this server needs a client of OpenVPN 2.6 or later"
 
 
 class ServerSession:
@@ -124,7 +126,7 @@ class ServerSession:
         self._entropy = entropy
         self._number = 0
         self._shown_token = ""
-        self._timers = Timers(profile, self.traffic, now.mono)
+        self._timers = Timers(profile, self.traffic, now.mono, entropy)
         self._channel = ControlChannel(
             ChannelSettings(
                 is_server=True,
@@ -358,6 +360,10 @@ class ServerSession:
     def _admit(
         self, state: Deciding, decision: Decision, lease: Lease, now: Now
     ) -> None:
+        exports = state.abilities.proto & IvProto.TLS_KEY_EXPORT
+        if self._profile.force_tls_key_material_export and not exports:
+            self._refuse(Decision(allowed=False, reason=_NO_EXPORT), now)
+            return
         suite = key_suite(
             self._profile, self.client, state, epochs=self._epochs
         )

@@ -1,6 +1,7 @@
 """When something is due for a client that is in; mono seconds throughout."""
 
 import math
+from collections.abc import Callable
 
 from qubes_vpn.config.server_model import ServerProfile
 from qubes_vpn.crypto.aead import usage_limit
@@ -11,6 +12,7 @@ from qubes_vpn.engine.timers import (
     LIMITS_INTERVAL,
     PACKET_ID_WARN,
     Inactivity,
+    rekey_after,
 )
 from qubes_vpn.engine.traffic import Traffic
 
@@ -22,11 +24,15 @@ class Timers:
     one waits for the client to have it too. retire_at: when the older one
     is forgotten; inf without one. heard: the last control packet.
     block_limit: AEAD blocks with one key, 0: none. epoch: keys are of the
-    epoch format.
+    epoch format. entropy: gives that many random bytes.
     """
 
     def __init__(
-        self, profile: ServerProfile, traffic: Traffic, now: float
+        self,
+        profile: ServerProfile,
+        traffic: Traffic,
+        now: float,
+        entropy: Callable[[int], bytes],
     ) -> None:
         self.key_since = now
         self.swap_waits = False
@@ -36,6 +42,7 @@ class Timers:
         self.epoch = False
         self._profile = profile
         self._traffic = traffic
+        self._rekey_after = rekey_after(profile, entropy)
         self._since = now
         self._pinged_at = now
         self._looked_at = now
@@ -126,9 +133,9 @@ class Timers:
         )
 
     def _rekey_at(self, *, negotiating: bool) -> float:
-        if not self._profile.reneg_sec or negotiating or self.swap_waits:
+        if not self._rekey_after or negotiating or self.swap_waits:
             return math.inf
-        return self.key_since + self._profile.reneg_sec
+        return self.key_since + self._rekey_after
 
     def _ping_at(self) -> float:
         sent = max(self._traffic.tx_last, self._pinged_at)

@@ -4,10 +4,12 @@ A timer that is due at 0.0 is due at once: a limit was reached.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from qubes_vpn.config.model import ClientProfile
+from qubes_vpn.config.server_model import ServerProfile
 from qubes_vpn.engine.epoch_key import EPOCH_WARN
 from qubes_vpn.engine.states import (
     Asking,
@@ -27,6 +29,20 @@ FAILURES_WARN: Final = 1 << 35
 LIMITS_INTERVAL: Final = 5.0
 
 Timer = tuple[str, float]
+
+
+def rekey_after(
+    profile: ClientProfile | ServerProfile, entropy: Callable[[int], bytes]
+) -> float:
+    """Return reneg-sec, less a part of what its minimum leaves.
+
+    entropy: gives that many random bytes.
+    """
+    if not 0 < profile.reneg_sec_min < profile.reneg_sec:
+        return profile.reneg_sec
+    spread = profile.reneg_sec - profile.reneg_sec_min
+    dice = int.from_bytes(entropy(4)) / 2**32
+    return profile.reneg_sec - spread * dice
 
 
 def timers(state: ClientState, traffic: Traffic) -> Iterator[Timer]:

@@ -32,6 +32,7 @@ def test_a_small_profile(serve):
         ("proto udp6", "listens", (Listen("", 1194, "udp", 6),)),
         ("local *", "listens", (Listen(),)),
         ("local 192.0.2.1\nlocal fd00::1 443 tcp\nport 9", "listens", (Listen("192.0.2.1", 9, "udp", 4), Listen("fd00::1", 443, "tcp", 6))),
+        ("bind ipv6only", "listens", (Listen("", 1194, "udp", 6),)),
         ("lport 7", "listens", (Listen("", 7),)),
         ("server-ipv6 fd00::/64", "network6", ip_network("fd00::/64")),
         ("topology net30", "topology", "net30"),
@@ -75,6 +76,10 @@ def test_a_small_profile(serve):
         ("tun-mtu 1400", "tun_mtu", 1400),
         ("auth SHA256", "auth", "SHA256"),
         ("dh none", "notes", ()),
+        ("dh 2048.pem", "notes", ((6, "dh", "keys are agreed on over elliptic curves"),)),
+        ("dns server 1 address 192.0.2.1", "notes", ((6, "dns", "is for clients: push it"),)),
+        ("ifconfig-push-constraint 10.8.0.64 255.255.255.192", "push_constraint", ip_network("10.8.0.64/26")),
+        ("force-tls-key-material-export", "force_tls_key_material_export", True),
     ],
 )  # fmt: skip
 def test_directives_set_their_field(serve, lines, field, value):
@@ -141,6 +146,9 @@ def test_addresses_without_the_server_directive(serve):
         ("auth-user-pass-verify /x via-file", None),
         ("management-client-auth", None),
         ("tls-verify /x", None),
+        ("comp-lzo", None),
+        ("compress migrate", None),
+        ("fragment 1300", "6:1: fragment is refused: a server neither cuts packets nor joins them; see mssfix"),
         ("proto tcp-client", "6:1: tcp-client is for a client; write tcp-server"),
         ("local host.example", "6:7: local needs an IP address"),
         ("local 192.0.2.1 1 udp\n" * 65 + "", None),
@@ -210,7 +218,16 @@ def test_a_client_s_own_file():
 
 @pytest.mark.parametrize(
     "text",
-    ["ifconfig-push x y", "remote h", "config other", "verb 3", "vlan-pvid 1"],
+    [
+        "ifconfig-push x y",
+        "remote h",
+        "config other",
+        "verb 3",
+        "vlan-pvid 1",
+        "override-username x",
+        "data-ciphers AES-256-GCM",
+        "max-routes-per-client 1",
+    ],
 )
 def test_what_a_client_s_own_file_cannot_hold(text):
     with pytest.raises(ConfigError) as caught:

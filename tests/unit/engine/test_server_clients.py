@@ -584,12 +584,50 @@ def test_connect_freq_limits_new_sessions_and_not_for_ever():
     assert all(c.connected for c in clients)
 
 
-def test_an_old_client_speaks_data_v1_without_epochs(monkeypatch):
-    def of_old(*words):
+@pytest.fixture
+def of_old(monkeypatch):
+    """Clients that say nothing of IV_PROTO."""
+
+    def info(*words):
         lines = peer_info(*words).splitlines(keepends=True)
         return "".join(x for x in lines if not x.startswith("IV_PROTO"))
 
-    monkeypatch.setattr(dial, "peer_info", of_old)
+    monkeypatch.setattr(dial, "peer_info", info)
+
+
+@pytest.mark.usefixtures("of_old")
+def test_an_old_client_cannot_be_made_to_export_keys():
+    world = World(force_tls_key_material_export=True)
+    client = world.client()
+    world.run(6)
+    assert not client.connected
+    (removed,) = world.effects(Removed)
+    assert removed.reason == "auth-failed"
+    assert "OpenVPN 2.6 or later" in client.ended.detail
+    assert not world.effects(Admitted)
+
+
+def test_a_new_client_exports_keys_where_it_must():
+    world = World(force_tls_key_material_export=True)
+    client = world.client()
+    world.run(6)
+    assert client.connected
+
+
+def test_keys_of_many_clients_end_at_different_times():
+    world = World(reneg_sec=100, reneg_sec_min=60)
+    for number in range(20):
+        world.client(f"c{number}", reneg_sec=0)
+    world.run(59)
+    assert not world.effects(do.SwapKeys)
+    world.run(20)
+    assert 0 < len(world.effects(do.SwapKeys)) < 20
+    world.run(21)
+    assert len(world.effects(do.SwapKeys)) >= 20
+
+
+@pytest.mark.usefixtures("of_old")
+def test_an_old_client_speaks_data_v1_without_epochs():
     world = World()
     client = world.client()
     world.run(6)

@@ -92,6 +92,18 @@ def test_a_fixed_address_is_one_clients_alone():
     assert leases.give(2, "b", fixed).address4 == IPv4Address("10.8.0.2")
 
 
+def test_a_fixed_address_outside_its_bounds_is_nobodys():
+    bounds = IPv4Network("10.8.0.4/30")
+    leases = Leases(ServerProfile(network4=NET4, push_constraint=bounds))
+    low, high = (
+        ClientConfig(ifconfig4=(IPv4Address(one), "255.255.255.248"))
+        for one in ("10.8.0.3", "10.8.0.4")
+    )
+    with pytest.raises(SessionError, match="no-address"):
+        leases.give(1, "a", low)
+    assert leases.give(1, "a", high).address4 == IPv4Address("10.8.0.4")
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=60))
 def test_no_history_gives_one_address_to_two(history):
     pool = pool4(NET4, None)
