@@ -180,9 +180,10 @@ class Rig:
     def run_pump(self):
         link = socket.socket(fileno=os.dup(self.link))
         link.setblocking(False)
+        # before a packet of a qube may tell the server where we are
+        before = self.server and self.server.pump.peer
         self.pump = Pump(self.device, link, link.send).start()
         if self.server:  # which learns by it where we are
-            before = self.server.pump.peer
             link.send(b"hello")
             wait(lambda: self.server.pump.peer != before, "the new peer")
         return self
