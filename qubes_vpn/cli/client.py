@@ -20,7 +20,7 @@ def register(commands: "Subcommands") -> None:
         " ends, however it ends.",
     )
     parser.add_argument("profile", metavar="PROFILE")
-    parser.add_argument("--dev", metavar="NAME", default="tun-vpn")
+    parser.add_argument("--dev", metavar="NAME")
     parser.add_argument("--uplink", metavar="DEV", default="eth0")
     parser.add_argument(
         "--auth-user-pass",
@@ -48,7 +48,9 @@ def register(commands: "Subcommands") -> None:
     parser.add_argument(
         "--unlocked",
         action="store_true",
-        help="an ordinary client for any Linux machine: closes nothing",
+        help="an ordinary client for any Linux machine: closes nothing; as an"
+        " ordinary user it holds the tun device that --dev or the profile"
+        " names, and prints the commands for root",
     )
     parser.add_argument(
         "--plane",

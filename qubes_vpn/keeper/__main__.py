@@ -21,14 +21,17 @@ from typing import Final
 
 from qubes_vpn.errors import LocalStateError, OsRefusedError, UnavailableError
 from qubes_vpn.keeper.device import Device
+from qubes_vpn.keeper.existing import ExistingDevice, ToldLayers
 from qubes_vpn.keeper.guardian import Guardian
 from qubes_vpn.keeper.layers import Layers
+from qubes_vpn.keeper.messages import Commands
 from qubes_vpn.keeper.server import Keeper
 from qubes_vpn.keeper.unlocked import UnlockedLayers
 from qubes_vpn.policy import firewall
 from qubes_vpn.policy.routes import DEVICES
 from qubes_vpn.system.notify import notify
 from qubes_vpn.system.privileges import CAP_NET_ADMIN, drop_privileges
+from qubes_vpn.system.rtnl import Rtnl
 from qubes_vpn.system.tun import TunSource
 
 # Devices that can be made where only root may open /dev/net/tun.
@@ -63,6 +66,11 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--unlocked", action="store_true", help="no lock: close nothing"
     )
+    parser.add_argument(
+        "--existing",
+        action="store_true",
+        help="without privileges: the device exists, root runs what is told",
+    )
     parser.add_argument("--uid", type=int, help="drop to this user")
     parser.add_argument("--gid", type=int, help="the group of our sockets")
     parser.add_argument("--engine-uid", type=int, default=_engine_uid())
@@ -70,6 +78,8 @@ def _parse(args: list[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.existing:
+        return _run_existing(options)
     uid, gid = _identity(options)
     source = TunSource(TUN_RESERVE if _will_need_reserve(uid) else 0)
     listener = _listen(options.listen) if options.listen else None
@@ -81,6 +91,22 @@ def _run(options: argparse.Namespace) -> int:
     keeper = Keeper(layers, device, outlive_agent=listener is not None)
     if not options.unlocked:
         Guardian(keeper).attach()
+    return _serve(options, keeper, listener)
+
+
+def _run_existing(options: argparse.Namespace) -> int:
+    drop_privileges(None, None)
+    name = firewall.device_name(options.device)
+    device = ExistingDevice(name, Rtnl(), TunSource())
+    layers = ToldLayers(options.uplink, os.getegid(), device)
+    keeper = Keeper(layers, device)
+    layers.tell = lambda lines: keeper.notice(Commands(lines))
+    return _serve(options, keeper, None)
+
+
+def _serve(
+    options: argparse.Namespace, keeper: Keeper, listener: socket.socket | None
+) -> int:
     keeper.start()
     _stop_on_signal(keeper)
     if listener is None:

@@ -56,7 +56,12 @@ class Wanted:
 
 
 class Layers:
-    """Applies states. One per process: it holds the sockets to the kernel."""
+    """Applies states. One per process: it holds the sockets to the kernel.
+
+    mark: of our sockets; 0 where none can be set.
+    """
+
+    mark = firewall.MARK
 
     def __init__(self, uplink_name: str, gid: int) -> None:
         self.uplink_name = firewall.device_name(uplink_name)

@@ -348,6 +348,13 @@ class DnsChanged:
     search: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What root has to run, because the keeper may not. Shell lines."""
+
+    lines: tuple[str, ...]
+
+
 # --- notice to the engine (seq 0) -------------------------------------------
 
 
@@ -395,5 +402,6 @@ Notice: TypeAlias = (
     | Repaired
     | ForwardingChanged
     | DnsChanged
+    | Commands
     | PeerEvent
 )

@@ -25,7 +25,6 @@ from qubes_vpn.keeper.codec import (
 from qubes_vpn.keeper.device import Device
 from qubes_vpn.keeper.kernel import KernelPeer
 from qubes_vpn.keeper.layers import Layers, Wanted
-from qubes_vpn.policy.firewall import MARK
 from qubes_vpn.policy.phase import (
     Blocked,
     Connected,
@@ -268,8 +267,9 @@ class Keeper:
         self.notice(messages.EngineLost(reason))
 
     def _delete_devices(self) -> None:
-        for device in (self._tun, self._kernel.device):
-            device.delete()
+        self._tun.delete()
+        if self._kernel.device.name != self._tun.name:
+            self._kernel.device.delete()
 
     def _forget_peer(self) -> None:
         # closed before: what is left of it carries nothing of a qube
@@ -369,7 +369,7 @@ class Keeper:
         end = Endpoint(request.resolver, Transport.UDP, DNS_PORT)
         self._go(replace(self.layers.wanted, resolver=end))
         self._resolver_until = clock.monotonic() + RESOLVER_S
-        return messages.Done(), [_socket_to(end)]
+        return messages.Done(), [_socket_to(end, self.layers.mark)]
 
     def _close_resolver(
         self, _: messages.CloseResolver, __: list[int]
@@ -411,7 +411,7 @@ class Keeper:
         self._index = request.index
         self._to_phase(Connecting(endpoint, request.plane))
         self._forget_peer()
-        descriptor = _socket_to(endpoint, request)
+        descriptor = _socket_to(endpoint, self.layers.mark, request)
         if request.plane is Plane.KERNEL:
             self._kernel.hold(descriptor)
         return messages.Done(), [descriptor]
@@ -424,7 +424,8 @@ class Keeper:
         assert isinstance(phase, Connecting)
         self._to_phase(replace(phase, relay=request.port))
         end = Endpoint(phase.endpoint.address, Transport.UDP, request.port)
-        return messages.Done(), [_socket_to(end, request)]
+        descriptor = _socket_to(end, self.layers.mark, request)
+        return messages.Done(), [descriptor]
 
     def _listen_to_driver(self) -> None:
         """Hear of the driver's peers; refused where there is no driver."""
@@ -558,6 +559,7 @@ def _has_ended(sock: socket.socket) -> bool:
 
 def _socket_to(
     endpoint: Endpoint,
+    mark: int,
     request: messages.OpenLink | messages.OpenRelay | None = None,
 ) -> int:
     """Open a socket with our mark and group; only its descriptor is kept."""
@@ -565,7 +567,7 @@ def _socket_to(
         endpoint.address,
         endpoint.port,
         stream=endpoint.transport is Transport.TCP,
-        mark=MARK,
+        mark=mark,
         lport=request.lport if request else 0,
         sndbuf=request.sndbuf if request else 0,
         rcvbuf=request.rcvbuf if request else 0,

@@ -5,6 +5,7 @@ bit, and a host route keeps the link itself outside. All of it goes when the
 phase does.
 """
 
+from collections.abc import Iterator
 from ipaddress import ip_network
 from typing import Final
 
@@ -70,13 +71,18 @@ class UnlockedLayers(Layers):
 
     def _into_tunnel(self, phase: Connected) -> None:
         index = self._index(phase.device)
+        for part, metric in self.into_tunnel(phase):
+            self.rtnl.replace_route(routes.MAIN, part, index, metric)
+
+    def into_tunnel(self, phase: Connected) -> Iterator[tuple[Network, int]]:
+        """Give what is routed into the tunnel, each with its metric."""
         for route in routes.routes(phase, self.wanted.destinations):
             net = route.destination
             if not route.device:
                 continue
             whole = net in routes.EVERYTHING
             for part in _HALVES[net.version] if whole else (net,):
-                self.rtnl.replace_route(routes.MAIN, part, index, route.metric)
+                yield part, route.metric
 
     def _forget_host(self) -> None:
         for route, body in self.rtnl.routes(routes.MAIN):

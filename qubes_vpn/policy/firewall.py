@@ -43,7 +43,7 @@ LINK_SETS: Final = ("link4", "link6", "offload4", "offload6")
 OWN_SETS: Final = ("address4", "address6")
 _SETS: Final = (*LINK_SETS, *OWN_SETS, "tunnel4", "tunnel6", "neighbours")
 _PHASE_CHAINS: Final = ("phase", "resolvers", "closed")
-_DEVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+DEVICE: Final = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
 LINK_SET_TEXT: Final = """\
 	# our sockets reach only these: by mark and group (userspace plane)
@@ -209,7 +209,7 @@ def defines(uplink: str, gid: int) -> str:
 
 def device_name(name: str) -> str:
     """Give `name` back. LocalStateError unless it is a plain device name."""
-    if not _DEVICE.fullmatch(name) or name in {".", ".."}:
+    if not DEVICE.fullmatch(name) or name in {".", ".."}:
         raise LocalStateError("not the name of a network device")
     return name
 

@@ -179,7 +179,7 @@ class Agent:
         """Number the endpoints and tell the keeper; False: none was found."""
         assert self._keeper is not None
         found = candidates(self._task.profile, self._lookup)
-        if self._task.uplink6 is None:
+        if self._task.uplink6 is None and not self._task.any_family:
             found = tuple(c for c in found if c.endpoint.address.version == 4)
         if not found:
             remotes = self._task.profile.remotes
@@ -197,8 +197,8 @@ class Agent:
             keeper_messages.SetEndpoints(endpoints), timeout=KEEPER_START_S
         )
         # the keeper has just let IPv6 onto the uplink, and only then
-        if any(each.endpoint.address.version == 6 for each in found):
-            assert self._task.uplink6 is not None
+        six = any(each.endpoint.address.version == 6 for each in found)
+        if six and self._task.uplink6 is not None:
             uplink6.configure(self._task.uplink, *self._task.uplink6)
         return True
 
@@ -255,6 +255,9 @@ class Agent:
                 self._changed()
             case keeper_messages.DnsChanged():
                 self.on_dns(notice)
+            case keeper_messages.Commands(lines):
+                for line in lines:
+                    self._people.line(line)
             case keeper_messages.PeerEvent():
                 pass  # the engine's
 

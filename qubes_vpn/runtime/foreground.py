@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final, TextIO
@@ -28,7 +28,9 @@ from qubes_vpn.errors import (
 )
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
+from qubes_vpn.policy.firewall import DEVICE
 from qubes_vpn.policy.phase import Address
+from qubes_vpn.policy.routes import DEVICES
 from qubes_vpn.runtime import messages
 from qubes_vpn.runtime.agent import Agent
 from qubes_vpn.runtime.files import (
@@ -40,11 +42,16 @@ from qubes_vpn.runtime.files import (
 from qubes_vpn.runtime.job import Job, RecordingReader
 from qubes_vpn.runtime.resolve import AddressCache
 from qubes_vpn.runtime.task import Task
+from qubes_vpn.system.privileges import CAP_NET_ADMIN, capabilities
 
 # fixed numbers where the names of sysusers are missing (decisions)
 KEEPER_ID: Final = 7078
 ENGINE_ID: Final = 7079
 LOGIN_MAX: Final = 4096
+NOT_PROTECTED: Final = (
+    "no privileges: nothing is configured either, and nothing is protected:"
+    " what is not routed into the tunnel leaves in clear"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +59,7 @@ class Options:
     """What the command line said."""
 
     profile: str
-    device: str = "tun-vpn"
+    device: str | None = None
     uplink: str = "eth0"
     auth_user_pass: str | None = None
     control: str = "/run/qubes-vpn/control.sock"
@@ -62,6 +69,7 @@ class Options:
     uplink6: str | None = None
     unlocked: bool = False
     plane: str = "auto"
+    existing: bool = False
 
 
 class Children:
@@ -91,6 +99,8 @@ class Children:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         options = self._options
         extra = ["--unlocked"] if options.unlocked else []
+        if options.existing:
+            extra.append("--existing")
         if self._split:
             extra += ["--uid", str(KEEPER_ID), "--gid", str(KEEPER_ID)]
         with theirs:
@@ -99,7 +109,7 @@ class Children:
                 [
                     f"--agent-fd={theirs.fileno()}",
                     f"--uplink={options.uplink}",
-                    f"--device={options.device}",
+                    f"--device={options.device or DEVICES[0]}",
                     *extra,
                 ],
                 (theirs.fileno(),),
@@ -291,14 +301,41 @@ def load_task(options: Options) -> Task:
     )
 
 
+def with_existing_device(options: Options, dev: str) -> Options:
+    """Give the options for a user who may not configure the network.
+
+    dev: of the profile. Raises UsageError and OsRefusedError.
+    """
+    # netlink: in this process for these users only
+    from qubes_vpn.keeper.existing import try_device
+
+    if options.plane == "kernel":
+        raise UsageError("--plane kernel needs CAP_NET_ADMIN")
+    if options.uplink6 is not None:
+        raise UsageError("--uplink6 needs CAP_NET_ADMIN")
+    name = options.device or dev
+    if name == "tun" or not DEVICE.fullmatch(name):
+        raise UsageError(
+            "without CAP_NET_ADMIN a tun device must exist: name it, with"
+            " --dev or with `dev` in the profile"
+        )
+    try_device(name)
+    return replace(options, device=name, existing=True)
+
+
 def run_foreground(options: Options, out: TextIO, err: TextIO) -> int:
     """Connect and stay. Gives the exit status."""
     if not Path("/dev/net/tun").exists():
         raise OsRefusedError("/dev/net/tun is missing: load the tun module")
+    task = None
+    if options.unlocked and not capabilities() >> CAP_NET_ADMIN & 1:
+        task = load_task(options)
+        options = with_existing_device(options, task.profile.dev)
+        task.plane, task.any_family = "userspace", True
     children = Children(options)
     try:
         children.spawn()
-        task = load_task(options)
+        task = task or load_task(options)
         agent = Agent(task, children, options.control, Terminal(out))
     except BaseException:
         children.end_engine()
@@ -306,6 +343,8 @@ def run_foreground(options: Options, out: TextIO, err: TextIO) -> int:
         raise
     if options.unlocked:
         print("unlocked: nothing is closed on this machine", file=out)
+    if options.existing:
+        print(NOT_PROTECTED, file=out)
     if not children.split:
         print("keeper and engine share this user: not root", file=err)
     return agent.run()

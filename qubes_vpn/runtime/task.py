@@ -36,8 +36,9 @@ class Task:
 
     resolver: who is asked for the names of servers; None: nobody.
     uplink6: our IPv6 address on the uplink and its gateway's, if there are
-    any: without them only IPv4 endpoints are tried. plane: auto, userspace
-    or kernel. read: reads the profile's files again; raises OSError.
+    any: without them only IPv4 endpoints are tried, unless any_family: then
+    IPv6 is somebody else's matter. plane: auto, userspace or kernel. read:
+    reads the profile's files again; raises OSError.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Task:
     uplink: str = "eth0"
     uplink6: tuple[IPv6Address, IPv6Address] | None = None
     plane: str = "auto"
+    any_family: bool = False
     read: Callable[[str], bytes] | None = None
 
 

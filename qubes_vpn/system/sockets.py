@@ -40,8 +40,9 @@ def open_link(
     """Open a socket connected (TCP: about to be) to a server.
 
     sndbuf, rcvbuf: bytes, 0 for the system's, and for a large one to receive
-    datagrams; the system's limits do not hold for them. local: of ours, None
-    for any. Raises OsRefusedError.
+    datagrams. local: of ours, None for any. With mark 0 no privilege is
+    needed; otherwise the system's limits do not hold for buffers. Raises
+    OsRefusedError.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -52,8 +53,10 @@ def open_link(
     except OSError as error:
         raise OsRefusedError(f"socket: {error.strerror}") from error
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        _set_buffers(sock, sndbuf, rcvbuf or (0 if stream else _RCVBUF))
+        if mark:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
+        rcvbuf = rcvbuf or (0 if stream else _RCVBUF)
+        _set_buffers(sock, sndbuf, rcvbuf, force=bool(mark))
         if stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             segment = _STREAM_PACKET - _HEADERS[family]
@@ -74,11 +77,15 @@ def open_link(
     return sock
 
 
-def _set_buffers(sock: socket.socket, sndbuf: int, rcvbuf: int) -> None:
+def _set_buffers(
+    sock: socket.socket, sndbuf: int, rcvbuf: int, *, force: bool
+) -> None:
+    send = _SO_SNDBUFFORCE if force else socket.SO_SNDBUF
+    receive = _SO_RCVBUFFORCE if force else socket.SO_RCVBUF
     if sndbuf:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, sndbuf)
+        sock.setsockopt(socket.SOL_SOCKET, send, sndbuf)
     if rcvbuf:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, rcvbuf)
+        sock.setsockopt(socket.SOL_SOCKET, receive, rcvbuf)
 
 
 def _never_fragment(sock: socket.socket, family: int) -> None:

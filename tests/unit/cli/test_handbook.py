@@ -24,7 +24,7 @@ COMMANDS = re.findall(r"^ *\[([\w-]+)\]\$ (.+)$", TEXT, re.MULTILINE)
 OTHERS = {
     *("qvm-clone", "qvm-run", "qvm-shutdown", "qvm-prefs", "qvm-features"),
     *("qvm-create", "qvm-tags", "qubes-dom0-update", "qubesctl", "dnf"),
-    *("qvm-copy", "rpm/build.sh", "dpkg-buildpackage"),
+    *("qvm-copy", "rpm/build.sh", "dpkg-buildpackage", "ip"),
 }
 # they wait for events or for a disposable; they have tests of their own
 NOT_RUN = ("watch", "leaktest", "--help")
