@@ -41,8 +41,7 @@ def open_link(
 
     sndbuf, rcvbuf: bytes, 0 for the system's, and for a large one to receive
     datagrams. local: of ours, None for any. With mark 0 no privilege is
-    needed; otherwise the system's limits do not hold for buffers. Raises
-    OsRefusedError.
+    needed. Raises OsRefusedError.
     """
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
     kind = socket.SOCK_STREAM if stream else socket.SOCK_DGRAM
@@ -56,7 +55,8 @@ def open_link(
         if mark:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
         rcvbuf = rcvbuf or (0 if stream else _RCVBUF)
-        _set_buffers(sock, sndbuf, rcvbuf, force=bool(mark))
+        _set_buffer(sock, _SO_SNDBUFFORCE, socket.SO_SNDBUF, sndbuf)
+        _set_buffer(sock, _SO_RCVBUFFORCE, socket.SO_RCVBUF, rcvbuf)
         if stream:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             segment = _STREAM_PACKET - _HEADERS[family]
@@ -77,15 +77,16 @@ def open_link(
     return sock
 
 
-def _set_buffers(
-    sock: socket.socket, sndbuf: int, rcvbuf: int, *, force: bool
+def _set_buffer(
+    sock: socket.socket, beyond: int, within: int, size: int
 ) -> None:
-    send = _SO_SNDBUFFORCE if force else socket.SO_SNDBUF
-    receive = _SO_RCVBUFFORCE if force else socket.SO_RCVBUF
-    if sndbuf:
-        sock.setsockopt(socket.SOL_SOCKET, send, sndbuf)
-    if rcvbuf:
-        sock.setsockopt(socket.SOL_SOCKET, receive, rcvbuf)
+    """Set a buffer beyond the system's limit, or within it without leave."""
+    if not size:
+        return
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, beyond, size)
+    except PermissionError:  # also root's, in a user namespace
+        sock.setsockopt(socket.SOL_SOCKET, within, size)
 
 
 def _never_fragment(sock: socket.socket, family: int) -> None:
