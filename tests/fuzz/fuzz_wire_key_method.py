@@ -1,5 +1,7 @@
 """Any key method 2 message is strings without NUL, or is refused."""
 
+from dataclasses import replace
+
 from qubes_vpn.errors import MalformedPacketError
 from qubes_vpn.wire.key_method import (
     KeyMethodMessage,
@@ -40,7 +42,7 @@ def one_input(data: bytes) -> None:
         *(message.password, message.peer_info),
     )
     assert not any("\0" in text for text in texts)
-    assert message.password not in repr(message) or len(message.password) < 9
+    assert repr(replace(message, password="")) == repr(message)
     message.peer_info_pairs()
     if all(len(text) < 0x4000 for text in texts):
         again = encode_key_method(message)
