@@ -59,7 +59,7 @@ namespaces: .venv/.made
 rows: .venv/.made
 	@$(PY) -m tests.hostile
 
-test: setup check namespaces fuzz rows ## everything but the long tests (15 min)
+test: setup check namespaces fuzz rows ## everything but the long tests (20 min)
 
 long: .venv/.made
 	$(PYTEST) -n 2 --dist loadfile -m "$(IN_LONG)" \
