@@ -10,24 +10,13 @@ from lab.openvpn import Client
 from lab.traffic import Flood, fetch
 from tests.interop.test_settings import routes
 from tests.unit.engine.test_live_channel import heard
-from tests.unit.engine.test_live_scenarios import Management
+from tests.unit.engine.test_live_scenarios import managing
 
 
 @pytest.fixture
 def managed(lab, start_server):
     """managed(...) -> a server, and its management."""
-    links = []
-
-    def start(*lines, **fields):
-        path = lab.scratch / "management"
-        extra = (f"management {path} unix", *lines)
-        server = start_server(extra=extra, **fields)
-        links.append(Management(path))
-        return server, links[-1]
-
-    yield start
-    for one in links:
-        one.link.close()
+    yield from managing(start_server, lab.scratch)
 
 
 def asked(appliance, kind):

@@ -299,22 +299,6 @@ def heard(management, pattern):
     return re.search(pattern, management.said.decode())
 
 
-@pytest.mark.parametrize(
-    ("message", "outcome"),
-    [
-        ("RESTART,[P]", ("server-restart", True, "addr")),
-        ("RESTART,[N]come back", ("server-restart", True, "remote")),
-        ("HALT", ("server-halt", False, "addr")),
-    ],
-)
-def test_a_server_says_goodbye_in_many_ways(managed, connect, message, outcome):
-    server, management = managed()
-    live = connect(server)
-    management.say(f"client-kill 0 {message}")
-    ended = end_of(live)
-    assert (ended.reason, ended.retry, ended.advance) == outcome
-
-
 # --- goodbyes -----------------------------------------------------------------
 
 

@@ -123,13 +123,12 @@ class Management:
         self.wait(answer)
 
 
-@pytest.fixture
-def managed(start_server, tmp_path):
-    """managed(...) -> a server, and its management."""
+def managing(start_server, folder):
+    """What a fixture yields: start(...) -> a server, and its management."""
     links = []
 
     def start(*words, **fields):
-        path = tmp_path / "management"
+        path = folder / "management"
         extra = (f"management {path} unix", *words)
         server = start_server(extra=extra, **fields)
         links.append(Management(path))
@@ -140,11 +139,20 @@ def managed(start_server, tmp_path):
         one.link.close()
 
 
+@pytest.fixture
+def managed(start_server, tmp_path):
+    """managed(...) -> a server, and its management."""
+    yield from managing(start_server, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("message", "outcome"),
     [
         ("RESTART", ("server-restart", True, "addr")),
+        ("RESTART,[P]", ("server-restart", True, "addr")),
         ("RESTART,[N]", ("server-restart", True, "remote")),
+        ("RESTART,[N]come back", ("server-restart", True, "remote")),
+        ("HALT", ("server-halt", False, "addr")),
         ("HALT,no more", ("server-halt", False, "addr")),
     ],
 )
