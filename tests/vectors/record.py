@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -75,6 +76,18 @@ def make_identity(folder):
     )
 
 
+def wait_listening(port):
+    """Wait until a port is taken: a first packet before that would be lost.
+
+    The client's reset would be recorded twice, and no server's after it.
+    """
+    end = time.monotonic() + 10
+    while f":{port:04X} " not in pathlib.Path("/proc/net/udp").read_text():
+        if time.monotonic() > end:
+            raise TimeoutError(f"nobody listens at {port}")
+        time.sleep(0.01)
+
+
 def record(folder, server_options, client_options):
     tls = [f"--{name}" for name in ("ca", "cert", "key")]
     paths = [str(folder / f) for f in ("cert.pem", "cert.pem", "key.pem")]
@@ -88,6 +101,7 @@ def record(folder, server_options, client_options):
             cwd=KEYS,
             stdout=subprocess.DEVNULL,
         )
+        wait_listening(4001)
         client = subprocess.Popen(
             [*peer, "4002", "--tls-client", *remote, *client_options],
             cwd=KEYS,
