@@ -297,19 +297,14 @@ def test_there_are_no_more_than_1008_routes():
         ("auth-token-user abc", "auth_token_user", "abc"),
         ("compress stub-v2", "compression", "stub-v2"),
         ("comp-lzo no", "compression", "lzo-rx"),
-        ("comp-lzo yes", "compression", ""),
-        ("compress lz4", "compression", ""),
+        ("comp-lzo yes", "compression", "lzo-rx"),
+        ("compress lz4", "compression", "lz4-rx"),
         ("compress nonsense", "compression", ""),
         ("topology nonsense", "topology", "net30"),
     ],
 )
 def test_options_set_their_field(option, field, value):
     assert getattr(pulled(option), field) == value
-
-
-def test_compression_is_taken_where_the_profile_permits_it():
-    profile = replace(PROFILE, allow_compression="asym")
-    assert pulled("comp-lzo", profile=profile).compression == "lzo-rx"
 
 
 def test_over_tcp_nothing_says_goodbye():

@@ -10,7 +10,7 @@ import pytest
 from qubes_vpn.config.profile import Credentials, parse_client_profile
 from qubes_vpn.engine import effects
 from qubes_vpn.engine.states import Asking, Closed, Established, Pulling
-from tests.unit.engine.live import icmp_echo, no_file, profile_of
+from tests.unit.engine.live import no_file, profile_of
 
 pytestmark = [pytest.mark.netns, pytest.mark.interop]
 
@@ -154,6 +154,7 @@ def managed(start_server, tmp_path):
         ("RESTART,[N]come back", ("server-restart", True, "remote")),
         ("HALT", ("server-halt", False, "addr")),
         ("HALT,no more", ("server-halt", False, "addr")),
+        ("EXIT", ("server-exit", True, "addr")),
     ],
 )
 def test_a_server_sends_its_client_away(managed, connect, message, outcome):
@@ -166,6 +167,18 @@ def test_a_server_sends_its_client_away(managed, connect, message, outcome):
     assert kinds.index(effects.CloseForwarding) < kinds.index(
         effects.RemoveKeys
     )
+
+
+def test_what_a_server_tells_is_shown_and_ends_nothing(managed, connect):
+    server, management = managed()
+    live = connect(server)
+    # the server says these words, and goes five seconds later
+    management.say('client-kill 0 "INFO,the cellar is flooded"')
+    live.run_until(lambda one: one.of(effects.Notice))
+    (notice,) = live.of(effects.Notice)
+    assert (notice.code, notice.text) == ("QV-523", "the cellar is flooded")
+    assert isinstance(live.engine.state, Established)
+    assert live.ping_through(GATEWAY)[20] == 0
 
 
 @pytest.fixture
@@ -194,6 +207,29 @@ def test_a_login_page_is_shown_with_the_time_that_is_left(waiting):
     management.say("client-auth-nt 0 1")
     live.run_until(lambda one: isinstance(one.engine.state, Established))
     assert live.ping_through(GATEWAY)[20] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "shown"),
+    [
+        (
+            "OPEN_URL:https://example.org/x",
+            effects.AskUser,
+            "https://example.org/x",
+        ),
+        ("call the front desk", effects.Notice, "call the front desk"),
+    ],
+)
+def test_other_words_before_a_login_are_shown(waiting, words, kind, shown):
+    live, management = waiting
+    management.wait(">CLIENT:ENV,END")
+    management.say(f'client-pending-auth 0 1 "{words}" 45')
+    live.run_until(lambda one: one.of(kind))
+    (told,) = live.of(kind)
+    assert shown in {getattr(told, "prompt", ""), getattr(told, "text", "")}
+    assert isinstance(live.engine.state, Pulling)
+    management.say("client-auth-nt 0 1")
+    live.run_until(lambda one: isinstance(one.engine.state, Established))
 
 
 def test_a_refusal_says_the_servers_words(waiting):
@@ -332,47 +368,7 @@ def test_a_wrong_passphrase_is_not_tried_for_ever(locked, attach):
     assert live.engine.passphrase is None
 
 
-# --- fragments ----------------------------------------------------------------
-
-
-@pytest.mark.parametrize("framing", [(), ("comp-lzo no",)])
-def test_fragments_of_a_server_are_put_together(start_server, connect, framing):
-    lines = ("fragment 700", *framing)
-    # the server cuts a large packet; we are to send none that is too large
-    server = start_server(extra=lines, client_extra=lines)
-    live = connect(server)
-    settings = settings_of(live)
-    assert settings.path_mtu <= 700 - 24
-    assert live.ping_through(GATEWAY)[20] == 0
-    echo = icmp_echo(settings.ifconfig4.ip, GATEWAY, 9, bytes(1400))
-    live.send_data(echo)
-    live.run_until(lambda one: len(one.received) > 1)
-    assert len(live.received[1]) == len(echo)
-    assert live.traffic.rx_packets >= 4, "it came in pieces"
-    assert not live.channel.drops
-
-
-@pytest.mark.parametrize(
-    "method", ["comp-lzo yes", "compress lz4", "compress lz4-v2"]
-)
-def test_a_server_that_compresses_is_understood(start_server, connect, method):
-    ours = (method, "allow-compression asym")
-    server = start_server(
-        extra=(method, "allow-compression yes"), client_extra=ours
-    )
-    live = connect(server)
-    address = settings_of(live).ifconfig4.ip
-    contents = (bytes(1000), bytes(range(256)) * 4, b"abcdefghi" * 40)
-    for number, content in enumerate(contents):
-        echo = icmp_echo(address, GATEWAY, number, content)
-        live.send_data(echo)
-        # the server's kernel also speaks of IPv6
-        live.run_until(lambda one: any(p[0] == 0x45 for p in one.received))
-        (answer,) = (p for p in live.received if p[0] == 0x45)
-        live.received.clear()
-        assert answer[28:] == content
-    assert live.traffic.rx_bytes < 2000, "it was compressed"
-    assert not live.channel.drops
+# --- tokens -------------------------------------------------------------------
 
 
 @pytest.mark.slow
