@@ -16,7 +16,9 @@ HERE = Path(__file__).parent
 FOLDER_MARKS = {"netns": "netns", "interop": "interop", "kernel": "kernel"}
 NEED_ROOT = ("netns", "interop")
 
-settings.register_profile("dev", max_examples=50, deadline=None)
+settings.register_profile(
+    "dev", max_examples=50, deadline=None, derandomize="CI" in os.environ
+)
 settings.register_profile(
     "ci", max_examples=500, deadline=None, derandomize=True, print_blob=True
 )

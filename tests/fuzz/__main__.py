@@ -50,11 +50,11 @@ def mutate(data: bytes, seeds: Sequence[bytes], chance: random.Random) -> bytes:
     return bytes(out[:SIZE_MAX])
 
 
-def run_plain(name: str, seconds: float, runs: int) -> int:
+def run_plain(name: str, seconds: float, runs: int, seed: int) -> int:
     """Run a target without atheris. Gives how often."""
     module = importlib.import_module(f"tests.fuzz.{name}")
     seeds = list(module.SEEDS)
-    chance = random.Random(os.environ.get("FUZZ_SEED", name))
+    chance = random.Random(f"{name}{seed}")
     until = time.monotonic() + seconds
     count = 0
     while (runs and count < runs) or (not runs and time.monotonic() < until):
@@ -76,7 +76,7 @@ def run_plain(name: str, seconds: float, runs: int) -> int:
     return count
 
 
-def run_guided(name: str, seconds: float, runs: int) -> None:
+def run_guided(name: str, seconds: float, runs: int, seed: int) -> None:
     """Run a target with atheris; does not return."""
     import atheris
 
@@ -84,8 +84,8 @@ def run_guided(name: str, seconds: float, runs: int) -> None:
         module = importlib.import_module(f"tests.fuzz.{name}")
     FOUND.mkdir(exist_ok=True)
     corpus = tempfile.mkdtemp(prefix=f"{name}-")
-    for number, seed in enumerate(module.SEEDS):
-        Path(corpus, str(number)).write_bytes(seed)
+    for number, data in enumerate(module.SEEDS):
+        Path(corpus, str(number)).write_bytes(data)
     options = [
         f"-max_len={SIZE_MAX}",
         f"-artifact_prefix={FOUND}/{name}-",
@@ -93,20 +93,22 @@ def run_guided(name: str, seconds: float, runs: int) -> None:
         "-print_final_stats=1",
         "-rss_limit_mb=1024",
         "-timeout=20",
+        f"-seed={seed}",
     ]
     limit = f"-runs={runs}" if runs else f"-max_total_time={int(seconds)}"
     atheris.Setup([name, *options, limit, corpus], module.one_input)
     atheris.Fuzz()
 
 
-def _run_one(name: str, seconds: float, runs: int, *, plain: bool) -> None:
-    if not plain:
+def _run_one(name: str, options: argparse.Namespace) -> None:
+    limits = (options.seconds, options.runs, options.seed)
+    if not options.plain:
         try:
-            run_guided(name, seconds, runs)
+            run_guided(name, *limits)
         except ImportError as error:
             if "atheris" not in str(error):
                 raise
-    print(f"{run_plain(name, seconds, runs)} runs, without atheris")
+    print(f"{run_plain(name, *limits)} runs, without atheris")
 
 
 def _apart(name: str, options: argparse.Namespace) -> bool:
@@ -114,7 +116,7 @@ def _apart(name: str, options: argparse.Namespace) -> bool:
     doc = (HERE / f"{name}.py").read_text().split('"""')[1].split("\n")[0]
     command = [sys.executable, "-m", "tests.fuzz", "--here", name]
     command += ["--seconds", str(options.seconds)]
-    command += ["--runs", str(options.runs)]
+    command += ["--runs", str(options.runs), "--seed", str(options.seed)]
     command += ["--plain"] * options.plain
     done = subprocess.run(
         command, capture_output=True, text=True, errors="replace"
@@ -135,13 +137,14 @@ def main(args: Sequence[str] | None = None) -> int:
     parser.add_argument("target", nargs="*", metavar="TARGET")
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--runs", type=int, default=0, help="instead of time")
+    parser.add_argument("--seed", type=int, default=0, help="0: any")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--plain", action="store_true", help="no atheris")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(args)
     if options.here:
         (name,) = options.target
-        _run_one(name, options.seconds, options.runs, plain=options.plain)
+        _run_one(name, options)
         return 0
     names = options.target or targets()
     unknown = set(names) - set(targets())

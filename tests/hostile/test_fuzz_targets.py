@@ -50,6 +50,6 @@ def test_a_target_that_fails_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(fuzz, "FOUND", tmp_path / "found")
     monkeypatch.setattr(importlib, "import_module", lambda name: Bad)
     with pytest.raises(AssertionError):
-        fuzz.run_plain("bad", 1, 1)
+        fuzz.run_plain("bad", 1, 1, 0)
     (path,) = (tmp_path / "found").iterdir()
     assert path.read_bytes() == b"x"
