@@ -22,6 +22,7 @@ from typing import Final
 from qubes_vpn.errors import LocalStateError, OsRefusedError, UnavailableError
 from qubes_vpn.keeper.device import Device
 from qubes_vpn.keeper.existing import ExistingDevice, ToldLayers
+from qubes_vpn.keeper.forwarding import NOTE
 from qubes_vpn.keeper.guardian import Guardian
 from qubes_vpn.keeper.layers import Layers
 from qubes_vpn.keeper.messages import Commands
@@ -84,8 +85,11 @@ def _run(options: argparse.Namespace) -> int:
     source = TunSource(TUN_RESERVE if _will_need_reserve(uid) else 0)
     listener = _listen(options.listen) if options.listen else None
     drop_privileges(uid, gid, keep=(CAP_NET_ADMIN,))
-    kind = UnlockedLayers if options.unlocked else Layers
-    layers = kind(options.uplink, os.getegid())
+    if options.unlocked:
+        layers: Layers = UnlockedLayers(options.uplink, os.getegid())
+    else:
+        note = options.listen.with_name(NOTE) if options.listen else None
+        layers = Layers(options.uplink, os.getegid(), note)
     layers.require_lock()
     device = Device(firewall.device_name(options.device), layers.rtnl, source)
     keeper = Keeper(layers, device, outlive_agent=listener is not None)

@@ -37,6 +37,7 @@ UNSURE_S: Final = 5.0
 _TRIES: Final = 2
 _KNOWN_MAX: Final = 64
 _TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
+BEFORE: Final = "it was stopped before the keeper started anew"
 AGENT_CHAIN: Final = "agent-chain"
 SETTINGS: Final = "settings"
 DEVICE: Final = "device"
@@ -255,9 +256,10 @@ class Guardian:
 
     def _wait_for_quiet(self) -> None:
         """Look once a second; what had to be repaired starts the wait anew."""
-        if not self._keeper.stopped:  # the layers themselves have failed
+        if not self._keeper.stopped:
+            # the layers themselves have failed, or an earlier keeper's fight
             self._wait_again()
-            self._tell_stopped(self._keeper.culprit)
+            self._tell_stopped(self._keeper.culprit or BEFORE)
         self._layers.forwarding_off()  # if somebody has turned it on
         self._check()
         if clock.monotonic() >= self._keeper.resume_at:

@@ -7,9 +7,11 @@ closed has forwarding turned off.
 
 import contextlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 from qubes_vpn.errors import OsRefusedError, UnavailableError
+from qubes_vpn.keeper.forwarding import Forwarding
 from qubes_vpn.policy import firewall, routes, sysctls, uplink
 from qubes_vpn.policy.phase import (
     Address,
@@ -59,11 +61,14 @@ class Layers:
     """Applies states. One per process: it holds the sockets to the kernel.
 
     mark: of our sockets; 0 where none can be set.
+    note: where it is remembered that forwarding was turned off.
     """
 
     mark = firewall.MARK
 
-    def __init__(self, uplink_name: str, gid: int) -> None:
+    def __init__(
+        self, uplink_name: str, gid: int, note: Path | None = None
+    ) -> None:
         self.uplink_name = firewall.device_name(uplink_name)
         self.nft = Nft()
         self.rtnl = Rtnl()
@@ -76,8 +81,7 @@ class Layers:
         # what is loaded, as the changes that lead there
         self.loaded = {FILTER: "", UPLINK: ""}
         self.owns = False
-        self.stopped = False
-        self._forwarded: set[str] = set()
+        self._forwarding = Forwarding(note)
 
     # --- what is there
 
@@ -321,24 +325,21 @@ class Layers:
         if sysctl.wrong(path, value):
             sysctl.write(path, value)
 
+    @property
+    def stopped(self) -> bool:
+        """Tell whether all forwarding is off because of us."""
+        return self._forwarding.stopped
+
     def forwarding_off(self) -> None:
         """Stop all forwarding: the last thing that can be done."""
-        self.stopped = True
-        for path in sysctls.FORWARDING:
-            with contextlib.suppress(OsRefusedError):
-                if sysctl.wrong(path, 0):
-                    sysctl.write(path, 0)
-                    self._forwarded.add(path)
+        self._forwarding.off()
         # clearing ip_forward has set accept_redirects
         with contextlib.suppress(OsRefusedError):
             self.apply_settings()
 
     def forwarding_on(self) -> None:
         """Give back the forwarding that `forwarding_off` took."""
-        for path in self._forwarded:
-            sysctl.write(path, 1)
-        self._forwarded.clear()
-        self.stopped = False
+        self._forwarding.on()
         self.apply_settings()
 
     def forget_connections(self) -> None:
