@@ -15,6 +15,8 @@ Output: TypeAlias = Callable[[Sequence[str]], tuple[int, str]]
 OK: Final = "ok"
 BAD: Final = "BAD"
 UNKNOWN: Final = "?"
+# where the keeper notes that it turned forwarding off
+STOPPED: Final = "run/qubes-vpn/forwarding-off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,25 @@ def _lock(output: Output, root: Path) -> Iterator[Result]:
             f"routing rules {version}",
             "in force" if there else "are not in force",
         )
-    forward = _read(root / "proc/sys/net/ipv4/ip_forward").strip()
-    yield Result(OK, "ip_forward", forward or "unknown")
+    yield _forwarding(output, root)
+
+
+def _forwarding(output: Output, root: Path) -> Result:
+    """Whether packets of qubes are passed on at all; if not, by whose will."""
+    name = "ip_forward"
+    value = _read(root / "proc/sys/net/ipv4/ip_forward").strip()
+    if value != "0":
+        return Result(OK if value == "1" else UNKNOWN, name, value or "unknown")
+    _, lock = output(("systemctl", "is-failed", "qubes-vpn-lockdown.service"))
+    if (root / STOPPED).exists():
+        why = "the keeper stopped it: `qubes-vpn status` says why (QV-405)"
+    elif _first(lock) == "failed":
+        why = "on purpose, because the lock does not load"
+    elif not (root / "run/qubes-service/qubes-network").exists():
+        why = "this qube provides no network (provides_network)"
+    else:
+        why = "qubes-network.service has not turned it on"
+    return Result(BAD, name, f"off: {why}")
 
 
 def _units(output: Output) -> Iterator[Result]:

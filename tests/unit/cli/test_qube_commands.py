@@ -14,6 +14,7 @@ import pytest
 
 from qubes_vpn.cli import parse_apart, rpc
 from qubes_vpn.cli.main import main
+from qubes_vpn.keeper.forwarding import NOTE
 from qubes_vpn.qubes import checks
 from qubes_vpn.qubes.foreign import disable, find
 from qubes_vpn.qubes.profiles import Profiles
@@ -418,7 +419,14 @@ def sound_root(tmp_path):
     ):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("")
+    forward(tmp_path, "1")
     return tmp_path
+
+
+def forward(root, value):
+    path = root / "proc/sys/net/ipv4/ip_forward"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{value}\n")
 
 
 def verdicts(answers, root):
@@ -442,6 +450,26 @@ def test_a_sound_qube_has_nothing_bad(sound_root):
 )
 def test_what_is_wrong_is_bad(sound_root, key, answer, name):
     assert verdicts({**SOUND, key: answer}, sound_root)[name] == checks.BAD
+
+
+@pytest.mark.parametrize(
+    ("there", "lock", "why"),
+    [
+        (f"run/qubes-vpn/{NOTE}", "inactive", "QV-405"),
+        ("run/qubes-service/qubes-vpn", "failed", "the lock does not load"),
+        ("run/qubes-service/qubes-vpn", "active", "provides no network"),
+        ("run/qubes-service/qubes-network", "active", "has not turned it on"),
+    ],
+)
+def test_it_is_said_why_nothing_is_forwarded(sound_root, there, lock, why):
+    forward(sound_root, "0")
+    (sound_root / there).parent.mkdir(exist_ok=True)
+    (sound_root / there).write_text("")
+    answers = {**SOUND, "systemctl is-failed": (1, f"{lock}\n")}
+    found = checks.run_checks(looks(answers), sound_root)
+    (result,) = [r for r in found if r.name == "ip_forward"]
+    assert result.verdict == checks.BAD
+    assert why in result.text
 
 
 def test_selftest_runs_here_and_changes_nothing(call):
