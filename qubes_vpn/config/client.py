@@ -14,6 +14,7 @@ from qubes_vpn.config.tunnel import (
     framing,
     mssfix_of,
     routes,
+    silence,
 )
 from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
@@ -205,11 +206,10 @@ def unlimited(doc: Document, name: str, word: str, other: int) -> int:
 def timing(doc: Document) -> dict[str, Any]:
     """Read ping and its relatives; keepalive sets both, as it stands."""
     ping = doc.value("ping", 0)
-    restart = doc.value("ping-restart", 120)
-    leave = doc.value("ping-exit", 0)
+    restart, leave = silence(doc.last("ping-restart", "ping-exit"), 120, 0)
     item = doc.last("keepalive")
     if item:
-        for name in ("ping", "ping-restart"):
+        for name in ("ping", "ping-restart", "ping-exit"):
             if doc.has(name):
                 message = f"keepalive and {name} exclude another"
                 doc.report(item.statement, message, code="QV-108")
@@ -219,8 +219,6 @@ def timing(doc: Document) -> dict[str, Any]:
         elif restart < 2 * ping:
             message = "keepalive: the second is at least twice the first"
             doc.report(item.statement, message, 2)
-    if leave and not doc.has("ping-restart") and not item:
-        restart = 0
     retry = doc.last("connect-retry")
     first = retry.values[0] if retry else 1
     return {

@@ -12,7 +12,7 @@ from qubes_vpn.config.model import (
 )
 from qubes_vpn.config.push import Push
 from qubes_vpn.config.routing import Outside, addresses, routing
-from qubes_vpn.config.tunnel import cipher_name, framing
+from qubes_vpn.config.tunnel import cipher_name, framing, silence
 from qubes_vpn.config.values import Address
 
 __all__ = [
@@ -57,6 +57,11 @@ def _settings(push: Push, outside: Outside) -> TunnelSettings:
     fields: dict[str, Any] = addresses(push)
     fields |= routing(push, fields, outside)
     fields |= _negotiated(push)
+    restart, leave = silence(
+        push.last("ping-restart", "ping-exit"),
+        ours.ping_restart,
+        ours.ping_exit,
+    )
     exit_notify = push.last("explicit-exit-notify")
     notices = push.remote.explicit_exit_notify
     if exit_notify and push.remote.proto == "udp":
@@ -67,8 +72,8 @@ def _settings(push: Push, outside: Outside) -> TunnelSettings:
         cipher=_cipher(push),
         digest=ours.auth,
         ping=push.value("ping", ours.ping),
-        ping_restart=_ping_restart(push),
-        ping_exit=push.value("ping-exit", ours.ping_exit),
+        ping_restart=restart,
+        ping_exit=leave,
         inactive=push.value("inactive", ours.inactive),
         inactive_bytes=push.value("inactive", ours.inactive_bytes, 1),
         session_timeout=push.value("session-timeout", ours.session_timeout),
@@ -78,12 +83,6 @@ def _settings(push: Push, outside: Outside) -> TunnelSettings:
         **fields,
         refused=push.refused,
     )
-
-
-def _ping_restart(push: Push) -> int:
-    if push.last("ping-exit") and not push.last("ping-restart"):
-        return 0
-    return int(push.value("ping-restart", push.profile.ping_restart))
 
 
 def _mtu(push: Push, fields: dict[str, Any]) -> int:

@@ -239,6 +239,17 @@ def is_usable(address: IPv4Address | IPv6Address) -> bool:
     )
 
 
+def silence(item: Item | None, restart: int, leave: int) -> tuple[int, int]:
+    """Give ping-restart and ping-exit: whichever was said last is in force.
+
+    item: the last of both. restart, leave: what holds without one.
+    """
+    if item is None:
+        return restart, leave
+    seconds = item.values[0]
+    return (0, seconds) if item.row.name == "ping-exit" else (seconds, 0)
+
+
 def mssfix_of(doc: Document) -> str:
     """Give what the size of `mssfix` is the size of, as Remote has it."""
     item = doc.last("mssfix")

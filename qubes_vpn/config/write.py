@@ -201,7 +201,9 @@ class _Writer:
             if not is_default or name == "ping-restart":
                 yield _line(name, value)
         yield _line("connect-retry", *profile.connect_retry)
-        yield _line("reneg-sec", profile.reneg_sec, profile.reneg_sec_min)
+        # a 0 would mean any time up to it
+        least = [profile.reneg_sec_min] * bool(profile.reneg_sec_min)
+        yield _line("reneg-sec", profile.reneg_sec, *least)
         yield _line("inactive", profile.inactive, profile.inactive_bytes)
         yield from _mssfix(profile)
         yield _line("replay-window", profile.replay_window, profile.replay_time)

@@ -230,7 +230,11 @@ def test_our_address_changes_and_the_session_goes_on(lab, start_server):
 
 @pytest.mark.parametrize(
     ("push", "code"),
-    [("session-timeout 1", "QV-508"), ("inactive 1 1000000", "QV-507")],
+    [
+        ("session-timeout 1", "QV-508"),
+        ("inactive 1 1000000", "QV-507"),
+        ("ping-exit 1", "QV-506"),
+    ],
 )
 def test_an_end_by_time_is_closed_and_named(lab, start_server, push, code):
     server = start_server(push=(push,))
@@ -238,7 +242,9 @@ def test_an_end_by_time_is_closed_and_named(lab, start_server, push, code):
         Appliance(lab).lock() as appliance,
         lab.capture(server.settings.endpoint) as capture,
     ):
-        appliance.connect(server.client_profile())
+        # keepalive pushes a ping-restart, which would be in force
+        lines = 'pull-filter ignore "ping-restart"\n'
+        appliance.connect(server.client_profile() + lines)
         appliance.wait_log("connected ")
         appliance.wait_log(code)
         appliance.wait_phase("blocked")

@@ -66,6 +66,8 @@ EKU_CLIENT = "TLS Web Client Authentication"
         ("ping-exit 30", "ping_restart", 0),
         ("ping-exit 30", "ping_exit", 30),
         ("ping-exit 30\nping-restart 40", "ping_restart", 40),
+        ("ping-exit 30\nping-restart 40", "ping_exit", 0),
+        ("ping-restart 40\nping-exit 30", "ping_restart", 0),
         ("inactive 60 1000", "inactive_bytes", 1000),
         ("session-timeout 60", "session_timeout", 60),
         ("connect-retry 5", "connect_retry", (5, 30)),

@@ -284,6 +284,7 @@ def test_there_are_no_more_than_1008_routes():
         ("ping-restart 50", "ping_restart", 50),
         ("ping-exit 50", "ping_restart", 0),
         ("ping-exit 50", "ping_exit", 50),
+        ("ping-restart 70", "ping_exit", 0),
         ("inactive 60 10", "inactive_bytes", 10),
         ("session-timeout 60", "session_timeout", 60),
         ("explicit-exit-notify 2", "explicit_exit_notify", 2),
@@ -305,6 +306,16 @@ def test_there_are_no_more_than_1008_routes():
 )
 def test_options_set_their_field(option, field, value):
     assert getattr(pulled(option), field) == value
+
+
+def test_the_last_word_on_silence_is_in_force():
+    exits = replace(PROFILE, ping_exit=30, ping_restart=0)
+    found = pulled("ping-restart 70", profile=exits)
+    assert (found.ping_restart, found.ping_exit) == (70, 0)
+    found = pulled("ping-exit 50", "ping-restart 70")
+    assert (found.ping_restart, found.ping_exit) == (70, 0)
+    found = pulled("ping-restart 70", "ping-exit 50")
+    assert (found.ping_restart, found.ping_exit) == (0, 50)
 
 
 def test_over_tcp_nothing_says_goodbye():

@@ -91,7 +91,6 @@ def test_dns_options_of_27_are_understood(start_server, connect):
     [
         (("inactive 1 1000",), "inactive"),
         (("session-timeout 1",), "session-timeout"),
-        (("ping-exit 1", "ping 0"), "ping-exit"),
     ],
 )
 def test_ends_by_time_are_final(start_server, connect, push, reason):
