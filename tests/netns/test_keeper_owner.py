@@ -1,5 +1,7 @@
 """A filter that nobody else can change, where the system has such tables."""
 
+import json
+import os
 import shutil
 import signal
 
@@ -116,6 +118,34 @@ def test_it_is_not_removed_under_its_owner(lab, rig):
     rig.process.wait(TIMEOUT)
     lab.vpn.run([SCRIPT, "remove", "--open-network"])
     assert "qubes_vpn" not in lab.vpn.run(["nft", "list", "tables"]).stdout
+
+
+def check(lab):
+    """What `lockdown check` finds amiss, with the newer nft."""
+    words = [*nft11.python(), "-m", "qubes_vpn", "lockdown", "check"]
+    done = lab.vpn.run([*words, "--json"], check=False)
+    answer = json.loads(done.stdout)
+    assert done.returncode == (os.EX_OK if answer["ok"] else os.EX_UNAVAILABLE)
+    return {row["layer"] for row in answer["rows"] if not row["ok"]}
+
+
+def test_an_owned_table_can_be_checked(lab, newer):
+    lock(lab)
+    assert check(lab) == set()
+    with Rig(lab, python=nft11.python()) as rig:
+        assert check(lab) == set()
+        rig.connect()
+        assert flags(lab) == "owner,persist"
+        assert check(lab) == set()
+        # who owns it may still be wrong about the other layers
+        rig.process.send_signal(signal.SIGSTOP)
+        lab.vpn.nft(BY_NFT["uplink-rule"])
+        assert check(lab) == {"uplink"}
+        rig.process.send_signal(signal.SIGCONT)
+        rig.process.kill()
+    assert flags(lab) == "persist"
+    lab.vpn.nft(BY_NFT["accept"])
+    assert "filter" in check(lab)
 
 
 def test_a_second_keeper_leaves_the_first_alone(lab, rig):
