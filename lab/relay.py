@@ -133,6 +133,7 @@ class Relay(_Relay):
         self._client: Any = None
         self._down: socket.socket
         self._up: socket.socket
+        self._elsewhere: socket.socket | None = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[list[tuple[Way, bytes]]]:
@@ -153,6 +154,14 @@ class Relay(_Relay):
         before = self._up
         self._up = self._to_server()
         before.close()
+
+    @contextlib.contextmanager
+    def moved(self, address: Address) -> Iterator[None]:
+        """Answer the client from another address and port meanwhile."""
+        with bind_udp(self._namespace, address, 0) as link:
+            self._elsewhere = link
+            yield
+            self._elsewhere = None
 
     def _to_server(self) -> socket.socket:
         made = bind_udp(self._namespace, self.endpoint.address, 0)
@@ -238,7 +247,8 @@ class Relay(_Relay):
                 to = (str(self._server.address), self._server.port)
                 self._up.sendto(datagram, to)
             elif self._client is not None:
-                self._down.sendto(datagram, self._client)
+                link = self._elsewhere or self._down
+                link.sendto(datagram, self._client)
             self.passed[way] += 1
 
 

@@ -11,7 +11,7 @@ import pytest
 from lab import addresses as at
 from lab.appliance import CONTROL, Appliance
 from lab.openvpn import Client
-from lab.relay import Relay
+from lab.relay import Relay, Way
 from lab.traffic import Flood, download, fetch, resolve
 
 TABLE = "7078"
@@ -226,6 +226,39 @@ def test_our_address_changes_and_the_session_goes_on(lab, start_server):
         server.wait_for("Float requested|FLOAT|floated")
         assert appliance.log().count("connected ") == 1
         assert download(lab.app(1), 100_000) == 100_000
+
+
+def test_nobody_answers_from_elsewhere_not_even_with_float(lab, start_server):
+    """The server moves: silence until it is where the profile says again."""
+    push = ("redirect-gateway def1", "ping 1")
+    server = start_server(push=push, extra=("keepalive 1 5",))
+    with (
+        Relay(lab.internet, server.settings.endpoint) as relay,
+        lab.capture(relay.endpoint) as capture,
+        Appliance(lab).lock() as appliance,
+    ):
+        profile = server.client_profile(address=relay.endpoint.address)
+        appliance.connect(f"{profile}float\n").wait_connected()
+        with Flood(lab.app(1), rate=50) as flood:
+            flood.wait_echoes(5)
+            # from another port, and from another address
+            for address in (relay.endpoint.address, at.WEB4):
+                with relay.moved(address):
+                    flood.wait_sent(10)  # what is on its way
+                    echoes, before = len(flood.echoes), relay.passed[Way.DOWN]
+                    flood.wait_sent(50)
+                    assert len(flood.echoes) == echoes
+                    assert relay.passed[Way.DOWN] > before + 10
+                flood.wait_echoes(5)
+            assert appliance.log().count("connected ") == 1
+            with relay.moved(at.WEB4):
+                appliance.wait_log("QV-505")
+            # we come from another port now, which the relay has not shown
+            relay.rebind()
+            appliance.wait_connected(count=2)
+            flood.wait_echoes(5)
+        report = capture.report()
+    assert not report.leaks, str(report)
 
 
 @pytest.mark.parametrize(
