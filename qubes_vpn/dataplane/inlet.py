@@ -122,8 +122,8 @@ class Inlet:
         """Copy framed packets that begin in the same way into the rows."""
         stride = LENGTH_SIZE + size
         count = min((len(data) - at) // stride, ROWS - first)
-        block = np.frombuffer(data, np.uint8, count * stride, at)
-        block = block.reshape(count, stride)
+        flat = np.frombuffer(data, np.uint8, count * stride, at)
+        block = flat.reshape(count, stride)
         if count > 1:
             alike = LENGTH_SIZE + 1
             other = (block[:, :alike] != block[0, :alike]).any(1)
