@@ -75,7 +75,9 @@ class OffloadPlane(UserspacePlane):
     # --- down ---------------------------------------------------------------
 
     def _from_link(self, control: list[bytes], now: float) -> None:
-        self._pace.rest(self._rx_packets + self._tx_packets)
+        # While more goes out than comes in, what comes are acknowledgements,
+        # and a sender whose window is full waits for them.
+        self._pace.rest(self._rx_packets - self._tx_packets)
         inlet = self._inlet
         inlet.now, inlet.control = now, control
         if self._receiver is not None:

@@ -3,10 +3,11 @@
 import errno
 import socket
 import struct
+from types import SimpleNamespace
 
 import pytest
 
-from qubes_vpn.dataplane import choose
+from qubes_vpn.dataplane import choose, receive
 from qubes_vpn.dataplane.link import UDP_SEGMENT, DatagramLink
 from qubes_vpn.dataplane.offload import TUN_F_USO4, OffloadPlane
 from qubes_vpn.dataplane.userspace import UserspacePlane
@@ -75,6 +76,30 @@ def test_down(ends):
     assert len(written) < len(BULK.cut())
     assert client.plane.counters().rx_bytes == sum(map(len, BULK.cut()))
     assert client.drops() == {}
+
+
+def test_acknowledgements_of_an_upload_are_not_held_back(ends, monkeypatch):
+    """A batch may grow while more comes in than goes out, and only then."""
+    client, server = ends
+    waits = []
+    still = SimpleNamespace(monotonic=lambda: 100.0, sleep=waits.append)
+    monkeypatch.setattr(receive, "time", still)
+    client.plane._pace = receive.Pace()
+
+    def move(times, up, down):
+        for _ in range(times):
+            for _ in range(up):
+                client.app.send(BULK.read())
+            for _ in range(down):
+                server.plane.send_data(ipv4(), 1.0)
+            for end in (client, server):
+                end.pump()
+                end.received()
+
+    move(20, up=1, down=8)
+    assert not waits
+    move(60, up=0, down=8)
+    assert waits
 
 
 def test_between_two_of_us(ends):
