@@ -10,6 +10,7 @@ import array
 import dataclasses
 import functools
 import json
+import math
 import operator
 import socket
 import typing
@@ -55,7 +56,10 @@ def _boolean(value: object) -> bool:
 def _number(value: object) -> float:
     if type(value) not in (int, float):
         raise MessageError("not a number")
-    return float(typing.cast(float, value))
+    number = float(typing.cast(float, value))
+    if not math.isfinite(number):
+        raise MessageError("not a finite number")
+    return number
 
 
 def _text(value: object) -> str:
