@@ -5,6 +5,7 @@ Run as a program by the systemd of a box (tests/hostile/box.sh).
 """
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,10 +13,15 @@ import time
 import traceback
 from pathlib import Path
 
+import dns.query
+from dns import message, rcode, reversename
+
+from qubes_vpn.policy.dns import REVERSE_PORT
+
 UNITS = ("lockdown", "keeper", "agent", "engine")
 PROCESSES = UNITS[1:]
 # systemd-analyze's figure, of 10, that each must not exceed.
-EXPOSED = {"keeper": 2.5, "agent": 5.0, "engine": 1.5}
+EXPOSED = {"keeper": 2.5, "agent": 5.0, "engine": 1.5, "reverse": 1.5}
 SECRET = Path("/etc/qubes-vpn/profile.ovpn")
 RESULT = Path("/run/qubes-vpn/result.json")
 PATIENCE = 60
@@ -73,11 +79,10 @@ def they_are_whom_the_units_say():
     users = {"keeper": "qubes-vpn-keeper", "engine": "qubes-vpn-engine"}
     for name, user in users.items():
         pid = shown(name, "MainPID")
-        status = Path(f"/proc/{pid}/status").read_text()
         uid = subprocess.run(
             ["id", "-u", user], capture_output=True, text=True, check=True
         ).stdout.strip()
-        fields = dict(re.findall(r"(\w+):\s+(.*)", status))
+        fields = fields_of(pid)
         assert set(fields["Uid"].split()) == {uid}
         assert fields["NoNewPrivs"] == "1"
         assert fields["Seccomp"] == "2"
@@ -86,8 +91,35 @@ def they_are_whom_the_units_say():
         print(f"FIGURE {name}: {fields['VmRSS']}, locked {fields['VmLck']}")
 
 
+def a_reverse_lookup_is_answered():
+    """The first question starts the responder, which may do nothing else."""
+    socket_unit = "qubes-vpn-reverse.socket"
+    systemctl("start", socket_unit)
+    assert shown("reverse", "ActiveState") == "inactive"
+    name = reversename.from_address("10.137.0.11")
+    query = message.make_query(name, "PTR")
+    answer = dns.query.udp(query, "::1", timeout=PATIENCE, port=REVERSE_PORT)
+    assert answer.rcode() == rcode.NXDOMAIN, answer
+    assert shown("reverse", "ActiveState") == "active"
+    pid = shown("reverse", "MainPID")
+    fields = fields_of(pid)
+    assert "0" not in fields["Uid"].split()
+    assert fields["NoNewPrivs"] == "1"
+    assert fields["Seccomp"] == "2"
+    assert int(fields["CapEff"], 16) == 0
+    ours, its = (os.readlink(f"/proc/{each}/ns/net") for each in ("self", pid))
+    assert ours != its
+    print(f"FIGURE reverse: {fields['VmRSS']}")
+
+
+def fields_of(pid):
+    """What /proc says of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return dict(re.findall(r"(\w+):\s+(.*)", status))
+
+
 def what_systemd_thinks_of_them():
-    for name in PROCESSES:
+    for name in (*PROCESSES, "reverse"):
         said = subprocess.run(
             ["systemd-analyze", "security", "--no-pager", unit(name)],
             capture_output=True,
@@ -159,6 +191,7 @@ def the_same_succeeds_for_root():
 CHECKS = (
     the_units_start,
     they_are_whom_the_units_say,
+    a_reverse_lookup_is_answered,
     what_systemd_thinks_of_them,
     hostile_code_in_the_engines_place,
     callbacks_of_tls_work_there,
