@@ -1,18 +1,14 @@
 """The client engine against Debian's openvpn."""
 
-import dataclasses
 import signal
-import socket
 import time
 from ipaddress import ip_address
 
 import pytest
 
-from lab import openvpn27
 from lab.openvpn import Server, Settings, Wrap, _Program, wrap_keys
 from qubes_vpn.config.profile import Credentials, parse_client_profile
 from qubes_vpn.engine import effects
-from qubes_vpn.engine.peer_info import PlaneFeatures
 from qubes_vpn.engine.states import Challenged, Closed, Established
 from tests.unit.engine.live import Live, icmp_echo, no_file, profile_of
 
@@ -389,63 +385,3 @@ def _ping_until_answered(live):
         if any(packet[12:16] == GATEWAY.packed for packet in live.received):
             return
     pytest.fail("no answer")
-
-
-@pytest.fixture
-def newest(namespace, tmp_path):
-    """A server of OpenVPN 2.7 with a management socket."""
-    socket_path = tmp_path / "management"
-    settings = Settings(
-        address=LOOPBACK,
-        reneg=2,
-        extra=(f"management {socket_path} unix",),
-    )
-    server = Server(namespace, tmp_path, settings)
-    server.program = openvpn27.command()
-    server.management = socket_path
-    with server:
-        yield server
-
-
-def _manage(server, command):
-    with socket.socket(socket.AF_UNIX) as link:
-        link.connect(str(server.management))
-        link.sendall(f"{command}\n".encode())
-        link.settimeout(5)
-        said = b""
-        while b"SUCCESS" not in said and b"ERROR" not in said:
-            said += link.recv(4096)
-        return said.decode()
-
-
-@pytest.mark.long
-def test_a_27_server_changes_settings_while_connected(newest, connect):
-    live = connect(newest)
-    assert live.ping_through(GATEWAY)[20] == 0
-    assert live.of(effects.ApplySettings)[-1].settings.dyn_tls_crypt
-    update = "route 172.20.0.0 255.255.0.0, ?unheard of"
-    assert "SUCCESS" in _manage(newest, f'push-update-broad "{update}"')
-    live.run_until(lambda one: len(one.of(effects.ApplySettings)) == 2)
-    routes = live.of(effects.ApplySettings)[-1].settings.routes
-    assert "172.20.0.0/16" in [str(one.network) for one in routes]
-    # later keys are protected by the dynamic tls-crypt
-    live.run_until(lambda one: one.engine.status.key_id == 2)
-    assert live.ping_through(GATEWAY)[20] == 0
-    assert not live.channel.drops
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("cipher", ["AES-256-GCM", "CHACHA20-POLY1305"])
-def test_a_27_server_and_we_use_epochs(newest, connect, cipher):
-    newest.settings = dataclasses.replace(newest.settings, cipher=cipher)
-    newest.stop()
-    newest.start()
-    live = connect(newest, features=PlaneFeatures(epoch=True))
-    settings = live.of(effects.ApplySettings)[-1].settings
-    assert settings.aead_epoch
-    assert settings.cipher == cipher
-    for _ in range(3):
-        assert live.ping_through(GATEWAY)[20] == 0
-    live.run_until(lambda one: one.engine.status.key_id == 1)
-    assert live.ping_through(GATEWAY)[20] == 0
-    assert not live.channel.drops
