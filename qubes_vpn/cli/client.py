@@ -27,7 +27,13 @@ def register(commands: "Subcommands") -> None:
         metavar="FILE",
         help="user name and password, a line each; only its owner may use it",
     )
-    parser.add_argument("--control", metavar="PATH", default=DEFAULT_PATH)
+    parser.add_argument(
+        "--control",
+        metavar="PATH",
+        default=DEFAULT_PATH,
+        help="the socket that `status` and the like ask: where you may make"
+        f" one; default: {DEFAULT_PATH}",
+    )
     parser.add_argument(
         "--resolver",
         metavar="ADDRESS",

@@ -71,7 +71,8 @@ class ControlServer:
         except OSError as error:
             self._listener.close()
             raise OsRefusedError(
-                f"the control socket {path} cannot be made: {error.strerror}"
+                f"the control socket {path} cannot be made"
+                f" ({error.strerror}): --control names another"
             ) from error
         self._listener.listen(CLIENTS_MAX)
         selector.register(self._listener, selectors.EVENT_READ, self._accept)

@@ -167,6 +167,7 @@ def test_the_server_and_the_tunnel_have_ipv6(lab6, start_server, user):
         (USER, "tap", (), 71, "is no tun device"),
         (USER, "tun", ("--dev", "tun"), 64, "name it"),
         (USER, "tun", ("--plane", "kernel"), 64, "needs CAP_NET_ADMIN"),
+        (USER, "tun", ("--control", "/run/x/y"), 71, "--control names another"),
     ],
 )
 def test_what_cannot_be_is_said_at_once(
@@ -178,3 +179,4 @@ def test_what_cannot_be_is_said_at_once(
     done = lab.vpn.run(user.argv(profile, *words), check=False)
     assert (done.returncode, done.stdout) == (status, "")
     assert said in done.stderr
+    assert done.stderr.count("\n") == 1
