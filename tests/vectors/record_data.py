@@ -67,20 +67,19 @@ def keys_of(log, role):
     return found
 
 
+def epochs_of(log, way):
+    """What one side printed: number -> the key of each epoch."""
+    words = rf"{way} Epoch Data key (\d+): CIPHER KEY: {HEX}"
+    return {number: hexed(key) for number, key in re.findall(words, log)}
+
+
 def said(log):
-    """Version, the first payload, the first nonce, the keys of epochs."""
-    epochs = re.findall(
-        rf"(\w+)going Epoch Data key (\d+): CIPHER KEY: {HEX}", log
-    )
-    incoming = re.findall(
-        rf"Incoming Epoch Data key (\d+): CIPHER KEY: {HEX}", log
-    )
-    outgoing = [(number, key) for way, number, key in epochs if way == "Out"]
+    """Version, the first nonce, the keys of epochs."""
     return {
         "version": re.search(r"OpenVPN (\d\S*)", log)[1],
         "nonce": hexed(re.search(rf"ENCRYPT IV: {HEX}", log)[1]),
-        "outgoing epochs": {n: hexed(key) for n, key in outgoing},
-        "incoming epochs": {n: hexed(key) for n, key in incoming},
+        "outgoing epochs": epochs_of(log, "Outgoing"),
+        "incoming epochs": epochs_of(log, "Incoming"),
     }
 
 
@@ -239,6 +238,30 @@ def derivation(namespace, *, exporter):
     }
 
 
+def epochs(namespace, cipher):
+    """What the exporter gave our client, and what a 2.7 server printed.
+
+    It prints no more of the first secrets than a key of the cipher is long.
+    """
+    settings = Settings(address=LOOPBACK, cipher=cipher, extra=("verb 11",))
+    with tempfile.TemporaryDirectory() as scratch:
+        server = Server(namespace, pathlib.Path(scratch), settings)
+        server.program = openvpn27.command()
+        with server:
+            features = peer_info.PlaneFeatures(epoch=True)
+            live = Live(namespace, profile_of(server), features=features)
+            live.run_until(lambda one: one.of(effects.OpenForwarding))
+            exported = live.engine._channel.key.tls.export(*EKM)
+            live.close()
+            log = server.log
+    return {
+        "version": re.search(r"OpenVPN (\d\S*)", log)[1],
+        "ekm": exported.hex(),
+        "outgoing epochs": epochs_of(log, "Outgoing"),
+        "incoming epochs": epochs_of(log, "Incoming"),
+    }
+
+
 def write(name, value):
     path = HERE / f"{name}.json"
     path.write_text(json.dumps(value, indent=1) + "\n")
@@ -271,6 +294,7 @@ def main():
             {
                 "PRF": derivation(namespace, exporter=False),
                 "EKM": derivation(namespace, exporter=True),
+                **{cipher: epochs(namespace, cipher) for cipher in AEAD},
             },
         )
 

@@ -32,6 +32,7 @@ EPOCHS = json.loads((VECTORS / "epoch-packets.json").read_text())
 DERIVATIONS = json.loads((VECTORS / "derivations.json").read_text())
 COOKIE = json.loads((VECTORS / "cookie-handshake.json").read_text())
 ROLES = ("client", "server")
+EPOCH_CIPHERS = [name for name in DERIVATIONS if name not in {"PRF", "EKM"}]
 IMPLICIT_IV = slice(4, 12)
 
 
@@ -157,6 +158,22 @@ def test_keys_by_the_exporter_are_those_that_openvpn_printed():
         digest="SHA512",
     )
     assert list(keys) == printed_keys()[2:]
+
+
+@pytest.mark.parametrize("way", ["outgoing", "incoming"])
+@pytest.mark.parametrize("cipher", EPOCH_CIPHERS)
+def test_keys_of_epochs_by_the_exporter_are_those_that_openvpn_printed(
+    cipher, way
+):
+    recorded = DERIVATIONS[cipher]
+    printed = recorded[f"{way} epochs"]
+    assert printed
+    both = prf.epoch_secrets(bytes.fromhex(recorded["ekm"]), is_server=True)
+    secret = both[way == "incoming"].cipher_key
+    for number in range(1, len(printed) + 1):
+        key = prf.epoch_keys(secret, cipher).cipher_key
+        assert key.hex() == printed[str(number)]
+        secret = prf.next_epoch(secret)
 
 
 # --- control wraps ------------------------------------------------------------
