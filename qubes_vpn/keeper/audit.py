@@ -7,16 +7,19 @@ loading the shipped text in an empty network namespace beside.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from qubes_vpn.errors import OsRefusedError
-from qubes_vpn.keeper.layers import FILTER, ROUTING, UPLINK, Layers
+from qubes_vpn.keeper.layers import FILTER, ROUTING, TABLES, UPLINK, Layers
 from qubes_vpn.policy import firewall, routes, sysctls, uplink
 from qubes_vpn.policy.phase import Blocked
 from qubes_vpn.system import sysctl
 from qubes_vpn.system.isolated import run_isolated
 from qubes_vpn.system.nft import Json, Nft, canonical
 from qubes_vpn.system.rtnl import RouteSeen, Rtnl
+
+# A layer and what its table has; None: no table.
+Tables: TypeAlias = dict[str, list[Json] | None]
 
 SETTINGS: Final = "settings"
 SETTINGS_SHOWN: Final = 3
@@ -39,19 +42,24 @@ class Row:
 def audit(uplink_name: str, gid: int) -> list[Row]:
     """Look at every layer. OsRefusedError when the kernel cannot be asked."""
     layers = Layers(uplink_name, gid)
-    items = layers.nft.list_table(firewall.TABLE) or []
+    tables = _tables(layers.nft)
+    items = tables[FILTER] or []
     wanted = run_isolated(lambda: _reference(uplink_name, gid))
     return [
-        *_table_rows(layers.nft, FILTER, firewall.TABLE, wanted[FILTER]),
+        *_table_rows(layers.nft, FILTER, tables, wanted),
         *_tunnel_rows(layers, items),
         *_rule_rows(layers),
         *_route_rows(layers, items),
-        *_table_rows(layers.nft, UPLINK, uplink.TABLE, wanted[UPLINK]),
+        *_table_rows(layers.nft, UPLINK, tables, wanted),
         *_setting_rows(uplink_name, items),
     ]
 
 
-def _reference(uplink_name: str, gid: int) -> dict[str, list[Json] | None]:
+def _tables(nft: Nft) -> Tables:
+    return {layer: nft.list_table(name) for layer, name in TABLES.items()}
+
+
+def _reference(uplink_name: str, gid: int) -> Tables:
     """Load both tables here and list them: run in a namespace of its own."""
     nft = Nft()
     defines = firewall.defines(uplink_name, gid)
@@ -62,10 +70,7 @@ def _reference(uplink_name: str, gid: int) -> dict[str, list[Json] | None]:
         # a kernel that wants the device first
         Rtnl().add_link(uplink_name, "veth")
         nft.load(defines + uplink.render(Blocked()))
-    return {
-        FILTER: nft.list_table(firewall.TABLE),
-        UPLINK: nft.list_table(uplink.TABLE),
-    }
+    return _tables(nft)
 
 
 def _static(items: list[Json]) -> list[Any]:
@@ -85,13 +90,13 @@ def _static(items: list[Json]) -> list[Any]:
 
 
 def _table_rows(
-    nft: Nft, layer: str, name: str, wanted: list[Json]
+    nft: Nft, layer: str, tables: Tables, wanted: Tables
 ) -> Iterator[Row]:
-    found = nft.list_table(name)
+    name, found = TABLES[layer], tables[layer]
     yield Row(layer, f"table {name} is loaded", ok=found is not None)
     if found is None:
         return
-    differing = _difference(_static(found), _static(wanted))
+    differing = _difference(_static(found), _static(wanted[layer] or []))
     what = "chains, policies and rules are the shipped ones"
     yield Row(layer, what, not differing, differing)
     flags = nft.flags(name)

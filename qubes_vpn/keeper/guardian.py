@@ -19,9 +19,8 @@ from typing import Final, TypeAlias
 
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
-from qubes_vpn.keeper.layers import FILTER, ROUTING, UPLINK, Layers
+from qubes_vpn.keeper.layers import FILTER, ROUTING, TABLES, UPLINK, Layers
 from qubes_vpn.keeper.server import Keeper
-from qubes_vpn.policy import firewall, uplink
 from qubes_vpn.system import clock
 from qubes_vpn.system.generation import Notifications
 from qubes_vpn.system.nft import canonical
@@ -36,7 +35,6 @@ QUIET_S: Final = 60.0
 UNSURE_S: Final = 5.0
 _TRIES: Final = 2
 _KNOWN_MAX: Final = 64
-_TABLES: Final = ((FILTER, firewall.TABLE), (UPLINK, uplink.TABLE))
 BEFORE: Final = "it was stopped before the keeper started anew"
 AGENT_CHAIN: Final = "agent-chain"
 SETTINGS: Final = "settings"
@@ -170,7 +168,7 @@ class Guardian:
 
     def _dump(self) -> Listing:
         found: Listing = {}
-        for layer, table in _TABLES:
+        for layer, table in TABLES.items():
             items = self._layers.nft.list_table(table)
             text = json.dumps(canonical(items), sort_keys=True)
             found[layer] = None if items is None else hash(text)

@@ -30,6 +30,7 @@ from qubes_vpn.system.rtnl import RouteSeen, Rtnl, RuleSeen
 FILTER: Final = "filter"
 ROUTING: Final = "routing"
 UPLINK: Final = "uplink"
+TABLES: Final = {FILTER: firewall.TABLE, UPLINK: uplink.TABLE}
 _AGENT_CHAIN: Final = "custom-input"
 _AGENT_TABLES: Final = ("ip qubes", "ip6 qubes")
 # What IPv6 makes of metric 0.
