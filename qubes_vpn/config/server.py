@@ -42,7 +42,7 @@ def build(doc: Document) -> ServerProfile:
         _network,
         _clients,
         _login,
-        client.rekeying,
+        _rekeying,
         _timing,
         _files,
     ):
@@ -335,6 +335,16 @@ def _token(doc: Document) -> TokenOptions | None:
         )
     lifetime, renewal = [*numbers, 0, 0][:2]
     return TokenOptions(lifetime, renewal, external, secret)
+
+
+def _rekeying(doc: Document) -> dict[str, Any]:
+    """Spread renewals: as in OpenVPN, a tenth of the time is up to chance."""
+    values = client.rekeying(doc)
+    if doc.value("reneg-sec", -1, 1) < 0:
+        values["reneg_sec_min"] = (
+            values["reneg_sec"] - values["reneg_sec"] // 10
+        )
+    return values
 
 
 def _timing(doc: Document) -> dict[str, Any]:
