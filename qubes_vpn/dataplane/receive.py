@@ -26,10 +26,10 @@ _GRO_RETRY: Final = 4_096
 # buffer that holds any, if none of them is authentic and as big.
 _JUMBO_FOR: Final = 10_000
 _ANCILLARY_SIZE: Final = 64
-# From how many packets a second on a batch may wait, and how long, in seconds;
-# and over how many packets the rate is taken.
+# From how many packets a second on a batch may wait; seconds from one to the
+# next; and over how many packets the rate is taken.
 _LOAD: Final = 12_000
-_REST: Final = 0.0003
+_PERIOD: Final = 0.0003
 _SAMPLE: Final = 128
 
 
@@ -132,12 +132,14 @@ class Pace:
     """Under load, lets a batch grow before it is looked at.
 
     What a batch costs by itself is more than ten packets do. Without load
-    nothing is delayed.
+    nothing is delayed, nor is a batch that has had its time to grow: the
+    socket may be nearly full.
     """
 
     def __init__(self) -> None:
         self._packets, self._sampled = 0, time.monotonic()
         self._loaded = False
+        self._looked = 0.0
 
     def rest(self, packets: int) -> None:
         """packets: how many passed so far, both ways."""
@@ -146,5 +148,8 @@ class Pace:
         if many or now - self._sampled > _SAMPLE / _LOAD:
             self._loaded = many and now - self._sampled < _SAMPLE / _LOAD
             self._packets, self._sampled = packets, now
-        if self._loaded:
-            time.sleep(_REST)
+        wait = self._looked + _PERIOD - now
+        if self._loaded and wait > 0:
+            time.sleep(wait)
+            now = time.monotonic()
+        self._looked = now
