@@ -11,6 +11,7 @@ from ipaddress import (
 from typing import Any, Final
 
 from qubes_vpn.config import certificates, client, trust
+from qubes_vpn.config.directives import DIRECTIVES, Support
 from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.endpoints import DEFAULT_PORT
 from qubes_vpn.config.material import read_key
@@ -301,6 +302,11 @@ def _push(doc: Document) -> tuple[str, ...]:
         if not option.isprintable() or "," in option or len(option) > PUSH_MAX:
             message = "push needs one printable option, without commas"
             doc.report(item.statement, message, 1)
+        name, *words = option.split() or [""]
+        row = DIRECTIVES.get(name)
+        # what we do not speak; stub-v2 is no framing at all
+        if row and row.server is Support.REFUSE and words != ["stub-v2"]:
+            doc.report(item.statement, f"push: {name}: {row.why}", 1)
         found.append(option)
     return tuple(found)
 
