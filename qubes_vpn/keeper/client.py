@@ -4,8 +4,10 @@ Both roles use it. The engine gets replies only; the agent gets notices too,
 between them or instead of them (`receive`).
 """
 
+import fcntl
 import os
 import socket
+import termios
 import time
 from collections.abc import Callable
 from typing import Final, get_args
@@ -20,6 +22,7 @@ from qubes_vpn.keeper.codec import (
 from qubes_vpn.keeper.messages import (
     AgentRequest,
     EngineRequest,
+    Heartbeat,
     Notice,
     Refused,
     Reply,
@@ -55,6 +58,7 @@ class KeeperClient:
         self._sock = sock
         self._on_notice = on_notice
         self._seq = 0
+        self._read_at = time.monotonic()
 
     def fileno(self) -> int:
         """Give the descriptor; readable means `receive` is to be called."""
@@ -90,6 +94,24 @@ class KeeperClient:
         if isinstance(answer, Refused):
             raise KeeperRefusedError(answer)
         return answer, received
+
+    def beat(self) -> None:
+        """Say that the engine lives; nobody waits for an answer.
+
+        Raises KeeperGoneError when the keeper has ended, or has not read
+        for REQUEST_TIMEOUT what was said to it.
+        """
+        now = time.monotonic()
+        try:
+            # SIOCOUTQ of Linux: bytes that the other end has not read
+            if not any(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(4))):
+                self._read_at = now
+            elif now - self._read_at > REQUEST_TIMEOUT:
+                raise TimeoutError("it does not read")
+            self._sock.settimeout(REQUEST_TIMEOUT)
+            send_record(self._sock, _REQUESTS.encode(0, Heartbeat()))
+        except OSError as error:
+            raise KeeperGoneError(f"no heartbeat: {error}") from error
 
     def receive(self) -> None:
         """Take one notice. Raises KeeperGoneError when the keeper is gone."""

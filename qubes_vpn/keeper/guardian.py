@@ -65,7 +65,7 @@ class Guardian:
         """Watch from now on."""
         self._keeper.watch(self._rulesets, self._on_ruleset)
         self._keeper.watch(self._events, self._on_event)
-        self._keeper.on_applied = self.expect
+        self._keeper.phases.on_applied = self.expect
         self._keeper.on_tick = self._on_tick
 
     def expect(self) -> None:

@@ -8,8 +8,8 @@ is no free text that reaches nft, a path or a shell.
 
 Two roles speak: the *agent* (uid 0; in the foreground the parent process)
 and the *engine* (one at a time). Each request carries a sequence number and
-gets exactly one reply with the same number. The keeper also sends the agent
-notices, with sequence number 0.
+gets exactly one reply with the same number. Number 0 has no reply: the
+keeper's notices, and the engine's heartbeats.
 """
 
 from dataclasses import dataclass, field
@@ -27,7 +27,10 @@ DESCRIPTORS_MAX = 4
 ENDPOINTS_MAX = 512
 ROUTES_MAX = 1024
 DNS_MAX = 8
+# An engine that is awake says so each HEARTBEAT_S; one that has nothing to do
+# is woken for it after IDLE_S. After SILENCE_S the network is closed.
 HEARTBEAT_S = 1.0
+IDLE_S = 2.5
 SILENCE_S = 5.0
 
 
@@ -174,7 +177,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Say that the engine lives; every HEARTBEAT_S."""
+    """Say that the engine lives."""
 
 
 # --- for the kernel data plane ---------------------------------------------

@@ -5,32 +5,26 @@ closed first and cleaned up afterwards.
 """
 
 import contextlib
-import os
-import select
 import selectors
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, get_args
+from typing import Any, Final
 
 from qubes_vpn.errors import OsRefusedError
-from qubes_vpn.keeper import bounds, messages
+from qubes_vpn.keeper import bounds, messages, talk
 from qubes_vpn.keeper.bounds import RequestRefusedError, require
-from qubes_vpn.keeper.codec import (
-    Codec,
-    MessageError,
-    receive_record,
-    send_record,
-)
+from qubes_vpn.keeper.codec import Codec
 from qubes_vpn.keeper.device import Device
 from qubes_vpn.keeper.kernel import KernelPeer
-from qubes_vpn.keeper.layers import Layers, Wanted
+from qubes_vpn.keeper.layers import Layers
+from qubes_vpn.keeper.phases import Phases, phase_name
+from qubes_vpn.keeper.talk import Answer
 from qubes_vpn.policy.phase import (
     Blocked,
     Connected,
     Connecting,
     Endpoint,
-    Phase,
     Plane,
     Transport,
 )
@@ -40,16 +34,11 @@ from qubes_vpn.system.ovpn import News
 from qubes_vpn.system.sockets import open_link
 
 TICK_S: Final = 1.0
-RESOLVER_S: Final = 30.0
 # An engine that has not spoken yet is still starting; it holds nothing.
 STARTUP_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 1.0
 DNS_PORT: Final = 53
 
-AGENT: Final = Codec(get_args(messages.AgentRequest))
-ENGINE: Final = Codec(get_args(messages.EngineRequest))
-ANSWERS: Final = Codec((*get_args(messages.Reply), *get_args(messages.Notice)))
-Answer = tuple[messages.Reply, list[int]]
 _DONE: Final[Answer] = (messages.Done(), [])
 
 
@@ -74,7 +63,7 @@ class Keeper:
         # why nothing is forwarded, and when it will be again
         self.stopped = ""
         self.resume_at = 0.0
-        self.on_applied: Callable[[], None] = lambda: None
+        self.phases = Phases(layers, self.notice)
         self.on_tick: Callable[[], None] = lambda: None
         self._tun = self._device = device
         self._kernel = KernelPeer(layers.rtnl, device.name)
@@ -86,11 +75,8 @@ class Keeper:
         self._endpoints: tuple[Endpoint, ...] = ()
         self._index = -1
         self._plane = Plane.USERSPACE
-        self._resolver_until = 0.0
         self._configured: messages.Configure | None = None
         self._stopping = False
-        self._shut_again = False
-        self._told = "blocked"
         self._handlers: dict[type, Callable[[Any, list[int]], Answer]] = {
             messages.SetEndpoints: self._set_endpoints,
             messages.AdoptEngine: self._adopt_engine,
@@ -112,10 +98,9 @@ class Keeper:
 
     def start(self) -> None:
         """Close everything, whatever state was left. OsRefusedError."""
-        self.layers.reset()
-        self._forget_connections()
+        self.phases.start()
         self._delete_devices()
-        self.on_applied()
+        self.phases.on_applied()
 
     def watch(self, readable: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401 whatever selectors take
         """Call `callback` when `readable` has something."""
@@ -151,12 +136,9 @@ class Keeper:
         if engine is not None:
             limit = messages.SILENCE_S if engine.spoke else STARTUP_S
             # what waits to be read was said in time: it is we who are late
-            if now - engine.heard > limit and not _has_words(engine.sock):
+            if now - engine.heard > limit and not talk.has_words(engine.sock):
                 self._drop_engine("silent")
-        if self._resolver_until and now >= self._resolver_until:
-            self._withdraw_resolver()
-        if self._shut_again:
-            self._shut("retried")
+        self.culprit = self.phases.tick() or self.culprit
         self.on_tick()
 
     # --- who speaks
@@ -175,54 +157,33 @@ class Keeper:
         """Serve this agent; it is the only one."""
         sock.settimeout(SEND_TIMEOUT_S)
         self._agent = sock
-        self.watch(sock, lambda: self._serve(sock, AGENT))
+        self.watch(sock, lambda: self._serve(sock, talk.AGENT))
 
     def adopt_engine(self, sock: socket.socket) -> None:
         """Serve this engine; the one before it is dropped first."""
         self._drop_engine("replaced")
         sock.settimeout(SEND_TIMEOUT_S)
         self._engine = Engine(sock, clock.monotonic())
-        self.watch(sock, lambda: self._serve(sock, ENGINE))
+        self.watch(sock, lambda: self._serve(sock, talk.ENGINE))
 
     def forget_the_dead(self) -> None:
         """See at once that a peer has ended, before another takes its place."""
         engine = self._engine.sock if self._engine else None
         for sock in (self._agent, engine):
-            if sock is not None and _has_ended(sock):
+            if sock is not None and talk.has_ended(sock):
                 self._lost(sock, "gone")
 
     def notice(self, notice: messages.Notice) -> None:
         """Tell the agent; one that does not listen misses it."""
-        if self._agent is None:
-            return
-        # its end is seen when it is read from
-        with contextlib.suppress(OSError):
-            send_record(self._agent, ANSWERS.encode(0, notice))
+        if self._agent is not None:
+            talk.tell(self._agent, notice)
 
     def _serve(self, sock: socket.socket, codec: Codec) -> None:
         """Take one request. What is no request ends the connection."""
         try:
-            data, received = receive_record(sock)
-        except (OSError, MessageError):
-            self._lost(sock, "bad-message")
-            return
-        if not data:
-            self._lost(sock, "gone")
-            return
-        try:
-            seq, request = codec.decode(data)
-        except (MessageError, ValueError):
-            _close_all(received)
-            self._lost(sock, "bad-message")
-            return
-        answer, given = self._do(request, received)
-        _close_all(received)
-        try:
-            send_record(sock, ANSWERS.encode(seq, answer), given)
-        except OSError:
-            self._lost(sock, "gone")
-        finally:
-            _close_all(given)
+            talk.serve(sock, codec, self._do)
+        except talk.EndedError as error:
+            self._lost(sock, error.reason)
 
     def _do(self, request: object, received: list[int]) -> Answer:
         handler = self._handlers.get(type(request))
@@ -236,7 +197,7 @@ class Keeper:
         except RequestRefusedError as error:
             return messages.Refused(error.reason, error.detail[:200]), []
         except OsRefusedError as error:
-            self._announce("refused")
+            self.phases.announce("refused")
             return messages.Refused("os-refused", str(error)[:200]), []
 
     def _lost(self, sock: socket.socket, reason: str) -> None:
@@ -254,14 +215,14 @@ class Keeper:
         if self._engine is None:
             return
         engine, self._engine = self._engine, None
-        final = self.layers.wanted.phase == Blocked(final=True)
+        final = self.phases.now == Blocked(final=True)
         self._shut(f"engine-{reason}", final=final)
         self.unwatch(engine.sock)
         engine.sock.close()
         self._index = -1
         self._configured = None
         self._forget_peer()
-        self._forget_connections()
+        self.phases.forget_connections()
         with contextlib.suppress(OsRefusedError):
             self._delete_devices()
         self.notice(messages.EngineLost(reason))
@@ -276,35 +237,11 @@ class Keeper:
         with contextlib.suppress(OsRefusedError):
             self._kernel.forget()
 
-    # --- going to a phase
-
-    def _go(self, wanted: Wanted, reason: str = "") -> None:
-        """Put a state in force, and say so. OsRefusedError: closed."""
-        try:
-            self.layers.apply(wanted)
-        finally:
-            if self.layers.wanted.resolver is None:
-                self._resolver_until = 0.0
-            self._announce(reason)
-            self.on_applied()
+    # --- closing by ourselves
 
     def _shut(self, reason: str, *, final: bool = False) -> None:
-        """Close, by ourselves; what fails is tried again with each tick."""
-        try:
-            self._go(Wanted(Blocked(final=final)), reason)
-            self._shut_again = False
-        except OsRefusedError as error:
-            self._shut_again = True
-            self.culprit = str(error)[:200]
-
-    def _announce(self, reason: str) -> None:
-        name = phase_name(self.layers.wanted.phase)
-        if name != self._told:
-            self._told = name
-            self.notice(messages.PhaseChanged(name, reason))
-
-    def _to_phase(self, phase: Phase, reason: str = "") -> None:
-        self._go(replace(self.layers.wanted, phase=phase), reason)
+        """Close; what fails is tried again with each tick."""
+        self.culprit = self.phases.shut(reason, final=final) or self.culprit
 
     def fail_closed(self) -> None:
         """Close, because what is in force cannot be trusted any more."""
@@ -317,9 +254,7 @@ class Keeper:
         A device that is gone ends the engine, and closes.
         """
         request = self._configured
-        if request is None or not isinstance(
-            self.layers.wanted.phase, Connected
-        ):
+        if request is None or not isinstance(self.phases.now, Connected):
             return False
         try:
             if self._device.matches(request.addresses, request.mtu):
@@ -328,13 +263,8 @@ class Keeper:
         except OsRefusedError:
             self._drop_engine("device-gone")
         # what was masqueraded meanwhile has another interface's address
-        self._forget_connections()
+        self.phases.forget_connections()
         return True
-
-    def _forget_connections(self) -> None:
-        # a kernel without conntrack netlink: the layers hold alone
-        with contextlib.suppress(OsRefusedError):
-            self.layers.forget_connections()
 
     # --- requests of the agent
 
@@ -342,14 +272,14 @@ class Keeper:
         self, request: messages.SetEndpoints, _: list[int]
     ) -> Answer:
         bounds.check_endpoints(request.endpoints)
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         if not isinstance(phase, Blocked):
             if phase.endpoint in request.endpoints:
                 self._index = request.endpoints.index(phase.endpoint)
             else:
                 self._index = -1
-                self._to_phase(Blocked(), "endpoint-removed")
-                self._forget_connections()
+                self.phases.to(Blocked(), "endpoint-removed")
+                self.phases.forget_connections()
         self._endpoints = request.endpoints
         six = any(end.address.version == 6 for end in request.endpoints)
         self.layers.set_uplink_ipv6(wanted=six)
@@ -367,23 +297,17 @@ class Keeper:
     ) -> Answer:
         bounds.check_address(request.resolver)
         end = Endpoint(request.resolver, Transport.UDP, DNS_PORT)
-        self._go(replace(self.layers.wanted, resolver=end))
-        self._resolver_until = clock.monotonic() + RESOLVER_S
+        self.phases.open_resolver(end)
         return messages.Done(), [_socket_to(end, self.layers.mark)]
 
     def _close_resolver(
         self, _: messages.CloseResolver, __: list[int]
     ) -> Answer:
-        self._withdraw_resolver()
+        self.phases.withdraw_resolver()
         return _DONE
 
-    def _withdraw_resolver(self) -> None:
-        self._resolver_until = 0.0
-        if self.layers.wanted.resolver is not None:
-            self._go(replace(self.layers.wanted, resolver=None))
-
     def _get_status(self, _: messages.GetStatus, __: list[int]) -> Answer:
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         return messages.KeeperStatus(
             phase=phase_name(phase),
             device=phase.device if isinstance(phase, Connected) else "",
@@ -409,7 +333,7 @@ class Keeper:
             self._listen_to_driver()
         endpoint = self._endpoints[request.index]
         self._index = request.index
-        self._to_phase(Connecting(endpoint, request.plane))
+        self.phases.to(Connecting(endpoint, request.plane))
         self._forget_peer()
         descriptor = _socket_to(endpoint, self.layers.mark, request)
         if request.plane is Plane.KERNEL:
@@ -418,11 +342,11 @@ class Keeper:
 
     def _open_relay(self, request: messages.OpenRelay, _: list[int]) -> Answer:
         bounds.check_relay(request)
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         ready = isinstance(phase, Connecting) and phase.endpoint.relays
         require(ready, "no-relay")
         assert isinstance(phase, Connecting)
-        self._to_phase(replace(phase, relay=request.port))
+        self.phases.to(replace(phase, relay=request.port))
         end = Endpoint(phase.endpoint.address, Transport.UDP, request.port)
         descriptor = _socket_to(end, self.layers.mark, request)
         return messages.Done(), [descriptor]
@@ -443,12 +367,10 @@ class Keeper:
         for news in found:
             if self._kernel.concerns(news) and self._engine is not None:
                 event = messages.PeerEvent(news.peer_id, news.what)
-                # its end is seen when it is read from
-                with contextlib.suppress(OSError):
-                    send_record(self._engine.sock, ANSWERS.encode(0, event))
+                talk.tell(self._engine.sock, event)
 
     def _new_peer(self, request: messages.NewPeer, _: list[int]) -> Answer:
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         ready = isinstance(phase, Connecting) and phase.plane is Plane.KERNEL
         require(ready, "no-link")
         self._configured = None
@@ -457,11 +379,11 @@ class Keeper:
         return messages.TunOpened(self._device.name), []
 
     def _open_tun(self, request: messages.OpenTun, _: list[int]) -> Answer:
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         if not isinstance(phase, Blocked) and phase != Connecting(
             phase.endpoint
         ):
-            self._to_phase(Connecting(phase.endpoint))
+            self.phases.to(Connecting(phase.endpoint))
         self._forget_peer()
         self._configured = None
         self._device = self._tun
@@ -473,13 +395,13 @@ class Keeper:
         destinations = bounds.check_configure(request, name)
         if self._device.configure(request.addresses, request.mtu):
             # an old address must not meet the new session
-            self._forget_connections()
+            self.phases.forget_connections()
         self._configured = request
         wanted = replace(self.layers.wanted, destinations=destinations)
         if isinstance(wanted.phase, Connected):
             phase = replace(wanted.phase, **_dns_of(request))
             wanted = replace(wanted, phase=phase)
-        self._go(wanted)
+        self.phases.go(wanted)
         self.notice(messages.DnsChanged(request.dns, request.search))
         return _DONE
 
@@ -487,7 +409,7 @@ class Keeper:
         self, request: messages.OpenForwarding, _: list[int]
     ) -> Answer:
         bounds.check_forwarding(request)
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         require(not isinstance(phase, Blocked), "no-link")
         assert not isinstance(phase, Blocked)
         require(self._configured, "not-configured")
@@ -503,24 +425,24 @@ class Keeper:
             relay=phase.relay,
         )
         connected = replace(connected, **_dns_of(self._configured))
-        self._to_phase(connected)
+        self.phases.to(connected)
         return _DONE
 
     def _close_forwarding(
         self, _: messages.CloseForwarding, __: list[int]
     ) -> Answer:
-        phase = self.layers.wanted.phase
+        phase = self.phases.now
         if isinstance(phase, Connected):
-            self._to_phase(Connecting(phase.endpoint, phase.plane, phase.relay))
+            self.phases.to(Connecting(phase.endpoint, phase.plane, phase.relay))
         return _DONE
 
     def _close(self, request: messages.Close, _: list[int]) -> Answer:
         self._index = -1
         try:
-            self._to_phase(Blocked(final=request.final), "asked")
+            self.phases.to(Blocked(final=request.final), "asked")
         finally:
             self._forget_peer()
-            self._forget_connections()
+            self.phases.forget_connections()
         return _DONE
 
 
@@ -531,30 +453,6 @@ def _dns_of(request: messages.Configure) -> dict[str, Any]:
         "dns_passthrough": request.dns_passthrough,
         "block_dot": request.block_dot,
     }
-
-
-def phase_name(phase: Phase) -> str:
-    """Give the phase's word in status and notices."""
-    match phase:
-        case Blocked():
-            return "blocked"
-        case Connecting():
-            return "connecting"
-        case Connected():
-            return "connected"
-
-
-def _has_words(sock: socket.socket) -> bool:
-    return bool(select.select([sock], [], [], 0)[0])
-
-
-def _has_ended(sock: socket.socket) -> bool:
-    if not _has_words(sock):
-        return False
-    try:
-        return not sock.recv(1, socket.MSG_PEEK)
-    except OSError:
-        return True
 
 
 def _socket_to(
@@ -574,8 +472,3 @@ def _socket_to(
         local=request.local if request else None,
     )
     return sock.detach()
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        os.close(descriptor)

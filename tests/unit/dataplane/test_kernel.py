@@ -21,7 +21,7 @@ from qubes_vpn.errors import SessionError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
 from qubes_vpn.keeper.codec import Codec, receive_record, send_record
-from qubes_vpn.keeper.server import ANSWERS
+from qubes_vpn.keeper.talk import ANSWERS
 
 SETTINGS = TunnelSettings(ping=2, ping_restart=10, cipher="AES-256-GCM")
 OUT = DirectionKeys(b"o" * 32, implicit_iv=b"p" * 8)

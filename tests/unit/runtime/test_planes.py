@@ -22,7 +22,7 @@ from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
 from qubes_vpn.keeper.codec import Codec, receive_record, send_record
-from qubes_vpn.keeper.server import ANSWERS
+from qubes_vpn.keeper.talk import ANSWERS
 from qubes_vpn.policy.phase import Plane
 from qubes_vpn.runtime.planes import Planes
 
