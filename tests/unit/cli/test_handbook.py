@@ -1,4 +1,4 @@
-"""The handbook: every command in it is one, and every code has its place.
+"""Handbook and README: every command in them is one, and every code has its place.
 
 dom0's commands run in their order against the fake dom0; commands of a qube
 are read by the real parser.
@@ -20,6 +20,14 @@ from qubes_vpn.cli.main import _parser  # noqa: E402
 
 TEXT = (TOP / "docs/handbook.md").read_text()
 COMMANDS = re.findall(r"^ *\[([\w-]+)\]\$ (.+)$", TEXT, re.MULTILINE)
+README = [
+    ("dom0" if line.startswith("qvm-vpn") else "sys-vpn", line)
+    for line in re.findall(
+        r"^    ((?:qvm|qubes)-vpn .+)$",
+        (TOP / "README.md").read_text(),
+        re.MULTILINE,
+    )
+]
 # Qubes' and the distributions' own
 OTHERS = {
     *("qvm-clone", "qvm-run", "qvm-shutdown", "qvm-prefs", "qvm-features"),
@@ -37,9 +45,10 @@ def words_of(line):
 
 def test_there_are_commands():
     assert len(COMMANDS) > 40
+    assert len(README) > 8
 
 
-@pytest.mark.parametrize(("qube", "line"), COMMANDS)
+@pytest.mark.parametrize(("qube", "line"), COMMANDS + README)
 def test_each_command_can_be_typed(qube, line):
     program, *words = words_of(line)
     parser = {
