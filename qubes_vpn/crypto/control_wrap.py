@@ -144,6 +144,24 @@ class PlainWrap:
         return decode_body(opcode, key_id, session_id, untrusted[HEADER_SIZE:])
 
 
+class _Mac:
+    """HMAC: the key is taken in once, not for each packet of a stranger."""
+
+    def __init__(self, key: bytes, digest: str) -> None:
+        self._keyed = hmac.new(key, digestmod=digest)
+
+    def tag(self, content: bytes) -> bytes:
+        """Return the tag of one packet."""
+        one = self._keyed.copy()
+        one.update(content)
+        return one.digest()
+
+    def check(self, tag: bytes, content: bytes) -> None:
+        """Raise AuthenticationError "bad-hmac" for another tag."""
+        if not hmac.compare_digest(tag, self.tag(content)):
+            raise AuthenticationError("bad-hmac")
+
+
 class TlsAuthWrap:
     """tls-auth: an HMAC over the whole packet.
 
@@ -166,8 +184,8 @@ class TlsAuthWrap:
         start: the packet id before the first one sent.
         """
         first, second = split_key2(key)
-        self._digest = digest_name(digest)
-        if not self._digest:
+        name = digest_name(digest)
+        if not name:
             raise LocalStateError("tls-auth needs a digest")
         size = digest_size(digest)
         self._size = size
@@ -176,8 +194,8 @@ class TlsAuthWrap:
             1: (second, first),
             None: (first, first),
         }[direction]
-        self._send_key = ours.hmac[:size]
-        self._receive_key = theirs.hmac[:size]
+        self._sent = _Mac(ours.hmac[:size], name)
+        self._received = _Mac(theirs.hmac[:size], name)
         self._packet_ids = _PacketIds(start)
         self._window = PairReplayWindow(window, seconds)
 
@@ -190,8 +208,7 @@ class TlsAuthWrap:
         """Return the datagram."""
         header, body = _header(packet), encode_body(packet)
         packet_id = self._packet_ids.take(now_unix)
-        content = packet_id + header + body
-        tag = hmac.digest(self._send_key, content, self._digest)
+        tag = self._sent.tag(packet_id + header + body)
         return header + tag + packet_id + body
 
     def unwrap(self, untrusted: bytes, now_unix: float) -> ControlPacket:
@@ -205,9 +222,7 @@ class TlsAuthWrap:
         packet_id = untrusted[id_start:body_start]
         body = untrusted[body_start:]
         content = packet_id + untrusted[:HEADER_SIZE] + body
-        expected = hmac.digest(self._receive_key, content, self._digest)
-        if not hmac.compare_digest(tag, expected):
-            raise AuthenticationError("bad-hmac")
+        self._received.check(tag, content)
         _check_replay(self._window, packet_id, now_unix)
         return decode_body(opcode, key_id, session_id, body)
 
@@ -216,25 +231,25 @@ class _TlsCryptKey:
     """AES-256-CTR under a synthetic IV that is an HMAC-SHA256."""
 
     def __init__(self, block: KeyBlock) -> None:
-        self._aes = algorithms.AES(block.cipher[:_AES_KEY_SIZE])
-        self._hmac_key = block.hmac[:TAG_SIZE]
+        aes = algorithms.AES(block.cipher[:_AES_KEY_SIZE])
+        # a new context costs more than a packet does in an old one
+        self._stream = Cipher(aes, modes.CTR(bytes(_IV_SIZE))).encryptor()
+        self._mac = _Mac(block.hmac[:TAG_SIZE], "sha256")
 
     def seal(self, clear: bytes, secret: bytes) -> tuple[bytes, bytes]:
         """Return (tag over both, ciphertext of the secret part)."""
-        tag = hmac.digest(self._hmac_key, clear + secret, "sha256")
+        tag = self._mac.tag(clear + secret)
         return tag, self._ctr(tag, secret)
 
     def open(self, clear: bytes, tag: bytes, ciphertext: bytes) -> bytes:
         """Return the secret part; raises AuthenticationError "bad-hmac"."""
         secret = self._ctr(tag, ciphertext)
-        expected = hmac.digest(self._hmac_key, clear + secret, "sha256")
-        if not hmac.compare_digest(tag, expected):
-            raise AuthenticationError("bad-hmac")
+        self._mac.check(tag, clear + secret)
         return secret
 
     def _ctr(self, tag: bytes, content: bytes) -> bytes:
-        cipher = Cipher(self._aes, modes.CTR(tag[:_IV_SIZE]))
-        return cipher.encryptor().update(content)
+        self._stream.reset_nonce(tag[:_IV_SIZE])
+        return self._stream.update(content)
 
 
 class TlsCryptWrap:

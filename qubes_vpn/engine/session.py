@@ -187,6 +187,12 @@ class ControlChannel:
         if not untrusted:
             raise UntrustedInputError("empty")
         _, key_id = split_first_byte(untrusted[0])
+        # costs nothing; for the wrap, this name alone proves nothing
+        if (
+            self.peer_session_id is not None
+            and untrusted[1:HEADER_SIZE] != self.peer_session_id
+        ):
+            raise UntrustedInputError("foreign-session")
         packet = self._wrap_of(key_id).unwrap(untrusted, now.unix)
         self._check_opcode(packet)
         self._check_session(packet)
@@ -230,10 +236,8 @@ class ControlChannel:
         """Let pass what is of this session; learn the peer's session id."""
         if packet.acks and packet.peer_session_id != self.session_id:
             raise UntrustedInputError("foreign-acks")
-        if packet.session_id == self.peer_session_id:
-            return
         if self.peer_session_id is not None:
-            raise UntrustedInputError("foreign-session")
+            return
         if packet.opcode not in _HARD_RESETS:
             raise UntrustedInputError("no-session")
         # a server's reset answers ours: only who saw ours can acknowledge it
