@@ -20,6 +20,8 @@ from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
 
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
+# What 2.7 sends for a password where only a name is asked for.
+NAME_ONLY: Final = Credentials(None, "[[BLANK]]")
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
 DEFAULT_DIGEST: Final = "SHA1"
 # OpenVPN knows them, where OpenSSL does.
@@ -335,8 +337,16 @@ def _sizes(doc: Document) -> dict[str, Any]:
 
 def _login(doc: Document) -> dict[str, Any]:
     challenge = doc.last("static-challenge")
+    how = challenge.value(2, "scrv1") if challenge else "scrv1"
+    if challenge and how not in {"scrv1", "concat"}:
+        message = "static-challenge takes scrv1 or concat"
+        doc.report(challenge.statement, message, 3)
+    login = _credentials(doc)
+    if challenge and login == NAME_ONLY:
+        message = "static-challenge needs a password to be asked for"
+        doc.report(challenge.statement, message)
     return {
-        "auth_user_pass": _credentials(doc),
+        "auth_user_pass": login,
         "auth_retry": trust.one_of(
             doc, "auth-retry", ("none", "nointeract", "interact"), "none"
         ),
@@ -346,6 +356,7 @@ def _login(doc: Document) -> dict[str, Any]:
             if challenge
             else None
         ),
+        "static_challenge_concat": how == "concat",
         "secret": _secret(doc),
         "push_peer_info": doc.has("push-peer-info"),
         "peer_info": tuple(
@@ -366,6 +377,8 @@ def _credentials(doc: Document) -> Credentials | None:
     if item is None:
         return None
     named = item.statement.block is None and item.value(0, INLINE) != INLINE
+    if named and item.values[0] == "username-only":
+        return NAME_ONLY
     if named:
         path = item.values[0]
         try:

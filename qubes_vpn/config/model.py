@@ -148,6 +148,7 @@ class ClientProfile:
     auth_retry: str = "none"
     auth_nocache: bool = False
     static_challenge: tuple[str, bool] | None = None
+    static_challenge_concat: bool = False
     data_ciphers: tuple[str, ...] = (
         "AES-256-GCM",
         "AES-128-GCM",

@@ -295,7 +295,8 @@ class _Writer:
         yield _line("auth-retry", profile.auth_retry)
         if profile.static_challenge:
             text, echo = profile.static_challenge
-            yield _line("static-challenge", text, int(echo))
+            how = ["concat"] * profile.static_challenge_concat
+            yield _line("static-challenge", text, int(echo), *how)
         login = profile.auth_user_pass
         if login is None:
             return

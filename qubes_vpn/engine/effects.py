@@ -90,7 +90,8 @@ class Notice:
 class AskUser:
     """A prompt: answered by Engine.answer, or by its timeout.
 
-    kind: credentials, passphrase, challenge or url. echo: show the answer.
+    kind: credentials, username (its answer is a name), passphrase, challenge,
+    crtext or url. echo: show the answer.
     """
 
     kind: str

@@ -4,7 +4,7 @@ Source: OpenVPN 2 ssl.c (auth_user_pass_setup), doc/management-notes.txt.
 """
 
 import base64
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from qubes_vpn.config.model import ClientProfile, Credentials
 from qubes_vpn.wire.messages import Challenge
@@ -43,6 +43,8 @@ class Login:
         if self.profile.auth_user_pass is None or self.token:
             return None
         known = self.credentials
+        if known and known.password and not known.username:
+            return Question("username", "user name", echo=True)
         if known is None or known.username is None or known.password is None:
             return Question("credentials", "user name and password")
         static = self.profile.static_challenge
@@ -57,6 +59,9 @@ class Login:
             self.response = password
             return
         known = self.credentials
+        if kind == "username" and known:
+            self.credentials = replace(known, username=password)
+            return
         name = username or (known and known.username) or ""
         self.credentials = Credentials(name, password)
 
@@ -68,7 +73,9 @@ class Login:
         if known is None or self.profile.auth_user_pass is None:
             return "", ""
         password = known.password or ""
-        if self.response is not None:
+        if self.response is not None and self.profile.static_challenge_concat:
+            password += self.response
+        elif self.response is not None:
             password = f"SCRV1:{_base64(password)}:{_base64(self.response)}"
         return known.username or "", password
 

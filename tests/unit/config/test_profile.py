@@ -4,6 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from qubes_vpn.config.client import NAME_ONLY
 from qubes_vpn.config.document import (
     CONNECTIONS_MAX,
     DEPTH_MAX,
@@ -192,6 +193,9 @@ EKU_CLIENT = "TLS Web Client Authentication"
         ("compress lz4-v2", "compression", "lz4-v2-rx"),
         ("allow-compression yes", "allow_compression", "yes"),
         ('static-challenge "Code?" 1', "static_challenge", ("Code?", True)),
+        ("static-challenge x 0 concat", "static_challenge_concat", True),
+        ("static-challenge x 0 scrv1", "static_challenge_concat", False),
+        ("auth-user-pass username-only", "auth_user_pass", NAME_ONLY),
         ("auth-retry interact", "auth_retry", "interact"),
         (
             "push-peer-info\nsetenv UV_X 1\nsetenv Y 2",
@@ -791,6 +795,14 @@ def test_pkcs12(parse, files):
             "6:5: dns: 127.0.0.1 is not the address of a resolver",
         ),
         ("dns search-domains a..b", "6:5: dns: needs a domain name"),
+        (
+            "static-challenge x 0 md5",
+            "6:22: static-challenge takes scrv1 or concat",
+        ),
+        (
+            "static-challenge x 0\nauth-user-pass username-only",
+            "6:1: static-challenge needs a password to be asked for",
+        ),
         ("compress x", "6:10: compress: unknown algorithm x"),
         ("comp-lzo x", "6:10: comp-lzo takes yes, no or adaptive"),
         (

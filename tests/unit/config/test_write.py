@@ -5,6 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 
+from qubes_vpn.config.client import NAME_ONLY
 from qubes_vpn.config.model import (
     ClientProfile,
     ControlWrapKey,
@@ -107,8 +108,12 @@ def test_everything_at_once():
         ),
         ifconfig6=("fd00::2/64", "fd00::1"),
         static_challenge=("a b", True),
+        static_challenge_concat=True,
     )
     assert again(profile) == profile
+    nameless = replace(profile, auth_user_pass=NAME_ONLY, static_challenge=None)
+    nameless = replace(nameless, static_challenge_concat=False)
+    assert again(nameless) == nameless
     hashed = replace(
         profile,
         server_check=ServerCheck(verify_hash=("SHA1", bytes(20))),

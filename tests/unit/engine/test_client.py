@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from qubes_vpn.config.client import NAME_ONLY
 from qubes_vpn.config.model import Credentials, Remote
 from qubes_vpn.crypto.control_wrap import PlainWrap, TlsCryptWrap
 from qubes_vpn.engine import effects as do
@@ -380,15 +381,36 @@ def test_nobody_answers():
     assert ended(world).reason == "unanswered"
 
 
-def test_a_static_challenge_is_part_of_the_password():
-    challenge = {"static_challenge": ("PIN", False)}
+@pytest.mark.parametrize(
+    ("concat", "password"),
+    [(False, "SCRV1:d29uZGVyIGxhbmQ=:Nzc="), (True, "wonder land77")],
+)
+def test_a_static_challenge_is_part_of_the_password(concat, password):
+    challenge = {
+        "static_challenge": ("PIN", False),
+        "static_challenge_concat": concat,
+    }
     world = with_login(challenge, credentials=LOGIN)
     asked = world.of(do.AskUser)[0]
     assert (asked.kind, asked.prompt, asked.echo) == ("challenge", "PIN", False)
     world.client.answer("challenge", "", "77", world.now)
     world.drain()
     world.until(connected, limit=5)
-    assert world.asked[0].password == "SCRV1:d29uZGVyIGxhbmQ=:Nzc="
+    assert world.asked[0].password == password
+
+
+def test_only_a_name_is_asked_for():
+    world = with_login(credentials=NAME_ONLY)
+    asked = world.of(do.AskUser)[0]
+    assert (asked.kind, asked.prompt, asked.echo) == (
+        *("username", "user name"),
+        True,
+    )
+    world.client.answer("username", "", "alice", world.now)
+    world.drain()
+    world.until(connected, limit=5)
+    assert world.asked[0].username == "alice"
+    assert world.asked[0].password == "[[BLANK]]"
 
 
 def test_a_pushed_token_replaces_the_password():

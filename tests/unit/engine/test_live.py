@@ -217,6 +217,8 @@ ASKING = """#!/bin/sh
 { read -r name; read -r password; } < "$1"
 # the words "wonder land" and "4711", as static-challenge sends them
 [ "$password" = SCRV1:d29uZGVyIGxhbmQ=:NDcxMQ== ] && exit 0
+[ "$password" = "wonder land4711" ] && exit 0
+[ "$name/$password" = "alice/[[BLANK]]" ] && exit 0
 [ "$password" = CRV1::state7::4711 ] && exit 0
 [ "$password" = "wonder land" ] && printf 'CRV1:R,E:state7:%s:Which code?' \\
     "$(printf %s "$name" | base64)" > "$auth_failed_reason_file"
@@ -265,8 +267,9 @@ def test_a_question_is_answered_in_a_session_of_its_own(asking, attach):
     assert later.ping_through(GATEWAY)[20] == 0
 
 
-def test_a_question_that_the_profile_asks(asking, attach):
-    text = asking.client_profile() + 'static-challenge "Which code?" 1\n'
+@pytest.mark.parametrize("how", ["", "concat"])
+def test_a_question_that_the_profile_asks(asking, attach, how):
+    text = asking.client_profile() + f'static-challenge "Which code?" 1 {how}\n'
     profile = parse_client_profile(text, "live.ovpn", no_file)
     live = attach(profile, credentials=ALICE)
     (asked,) = live.of(effects.AskUser)
@@ -276,6 +279,17 @@ def test_a_question_that_the_profile_asks(asking, attach):
     )
     assert not live.of(effects.Send)
     live.engine.answer("challenge", "", "4711", live.now())
+    live.drain()
+    live.run_until(_is(Established))
+
+
+def test_only_a_name_is_asked_for(asking, attach):
+    text = asking.client_profile() + "auth-user-pass username-only\n"
+    profile = parse_client_profile(text, "live.ovpn", no_file)
+    live = attach(profile, credentials=profile.auth_user_pass)
+    (asked,) = live.of(effects.AskUser)
+    assert asked.kind == "username"
+    live.engine.answer("username", "", "alice", live.now())
     live.drain()
     live.run_until(_is(Established))
 
