@@ -25,7 +25,13 @@ import numpy as np
 
 from qubes_vpn.crypto.aead import NONCE_SIZE, TAG_SIZE
 from qubes_vpn.dataplane.link import DATAGRAM_MAX, DatagramLink, StreamLink
-from qubes_vpn.dataplane.segment import Array, SuperPacket, finish
+from qubes_vpn.dataplane.segment import (
+    Array,
+    HeaderRows,
+    Shape,
+    SuperPacket,
+    finish,
+)
 from qubes_vpn.engine.aead_half import AeadHalf
 from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.data_key import BatchKey, batch_key
@@ -41,7 +47,6 @@ _ID_AT: Final = 8
 _NONCE_AT: Final = 24
 _IDS_WIDTH: Final = 40
 _CACHED_SIZES: Final = 16
-_NUMBERS: Final = np.arange(RUN_MAX, dtype=np.uint64)
 
 Views = list[memoryview]
 
@@ -51,16 +56,66 @@ class _Layout:
     """Where things are in the packets of one kind of key.
 
     header, prefix: sizes of the header, and of what stands before it. body:
-    where the content begins. tail: size of a tag behind it. nonces, aads:
-    for each row of `_ids`.
+    where the content begins. tail: size of a tag behind it. ids, nonces,
+    aads: for each row of `_ids`; ids with the header before it.
     """
 
     prefix: int
     header: int
     body: int
     tail: int
+    ids: Array
     nonces: Views
     aads: Views
+
+
+class _Slots:
+    """Where in a buffer packets of one size are sealed, slot by slot.
+
+    plains: what is sealed; sealed: where that goes, tag behind it. ids, tags:
+    the places of header and wire id, and of tags that stand before the
+    content; written: where the cipher has left those. lengths: the lengths of
+    a stream. inner: where the headers of segments are.
+    """
+
+    __slots__ = (
+        "ids",
+        "inner",
+        "lengths",
+        "plains",
+        "sealed",
+        "tags",
+        "written",
+    )
+
+    def __init__(
+        self,
+        data: Array,
+        begin: int,
+        size: int,
+        layout: _Layout,
+        count: int,
+        shape: Shape,
+    ) -> None:
+        def block(at: int, width: int) -> Array:
+            where = begin + at
+            return np.ndarray((count, width), np.uint8, data, where, (size, 1))
+
+        view, body, end = data.data, layout.body, size - layout.tail
+        starts = range(begin, begin + count * size, size)
+        self.plains: Views = [view[at + body : at + end] for at in starts]
+        self.sealed: Views = [
+            view[at + body : at + end + TAG_SIZE] for at in starts
+        ]
+        self.ids = block(layout.prefix, layout.ids.shape[1])
+        self.tags = self.written = None
+        if not layout.tail:
+            self.tags = block(body - TAG_SIZE, TAG_SIZE)
+            self.written = block(size, TAG_SIZE)
+        self.lengths = block(0, layout.prefix)
+        self.inner = HeaderRows(
+            data, begin + body, size, count, shape, end - body - shape[0]
+        )
 
 
 class Sealer:
@@ -84,11 +139,11 @@ class Sealer:
         self._half: AeadHalf | None = None
         self._header = b""
         self._layouts: dict[tuple[int, int, int, int], _Layout] = {}
-        self._slots: dict[tuple[int, int], tuple[Views, Views]] = {}
+        self._slots: dict[tuple[int, int, int, Shape], _Slots] = {}
         self._row = np.zeros(DATAGRAM_MAX, np.uint8)
         # Segments that lie where they are to be sealed; how they are to be.
         self._placed: list[tuple[SuperPacket, int, int]] = []
-        self._alike: tuple[AeadHalf, _Layout, int, tuple[int, ...]] | None
+        self._alike: tuple[AeadHalf, _Layout, int, Shape] | None
         self._alike = None
         self._key: BatchKey | None = None
         self._first = self._begin = self._waiting = 0
@@ -221,72 +276,46 @@ class Sealer:
         """Seal what has been placed, from all super-packets together."""
         if not self._placed or self._key is None or self._alike is None:
             return
-        key, begin, count = self._key, self._begin, self._waiting
-        half, layout, size, _ = self._alike
-        body, prefix = layout.body, layout.prefix
-        block = self._block(begin, size, count)
-        finish(self._placed, self._data, begin + body, size)
-        self._placed.clear()
-        self._number(key, half, self._first, count)
-        self._seal_block(half, layout, begin, size, count)
-        id_end = body
-        if not layout.tail:
-            id_end -= TAG_SIZE
-            tags = self._block(begin + size, size, count)
-            block[:, id_end:body] = tags[:, :TAG_SIZE]
-        block[:, prefix:id_end] = self._ids[
-            :count, _ID_AT - layout.header : _ID_AT + key.id_size
-        ]
-        if prefix:
-            length = (size - prefix).to_bytes(LENGTH_SIZE)
-            block[:, :prefix] = np.frombuffer(length, np.uint8)
-
-    def _block(self, begin: int, size: int, count: int) -> Array:
-        """Show `count` rows of `size` bytes from `begin` on."""
-        return self._data[begin : begin + count * size].reshape(count, size)
-
-    def _seal_block(
-        self, half: AeadHalf, layout: _Layout, begin: int, size: int, count: int
-    ) -> None:
-        """Seal what lies in `count` slots of `size` bytes from `begin` on."""
-        if begin % size:
-            plains, sealed = self._views(begin, size, layout, count)
-            first = 0
-        else:
-            plains, sealed = self._all_views(size, layout)
-            first = begin // size
+        key, count = self._key, self._waiting
+        half, layout, size, shape = self._alike
+        slots, first = self._find_slots(self._begin, size, layout, shape, count)
         last = first + count
+        finish(self._placed, slots.inner, first)
+        self._placed.clear()
+        self._number(key, half, layout, self._first, count)
         deque(
             map(
                 half.seal,
-                layout.nonces[:count],
-                plains[first:last],
+                layout.nonces,
+                slots.plains[first:last],
                 layout.aads,
-                sealed[first:last],
+                slots.sealed[first:last],
             ),
             maxlen=0,
         )
+        if slots.tags is not None and slots.written is not None:
+            slots.tags[first:last] = slots.written[first:last]
+        slots.ids[first:last] = layout.ids[:count]
+        if layout.prefix:
+            length = (size - layout.prefix).to_bytes(LENGTH_SIZE)
+            slots.lengths[first:last] = np.frombuffer(length, np.uint8)
 
-    def _all_views(self, size: int, layout: _Layout) -> tuple[Views, Views]:
-        where = size, layout.body
-        cached = self._slots.get(where)
-        if cached is None:
+    def _find_slots(
+        self, begin: int, size: int, layout: _Layout, shape: Shape, count: int
+    ) -> tuple[_Slots, int]:
+        """Give slots, and which of them is at `begin`: `count` from there."""
+        if begin % size:
+            data = self._data
+            return _Slots(data, begin, size, layout, count, shape), 0
+        where = size, layout.prefix, layout.body, shape
+        slots = self._slots.get(where)
+        if slots is None:
             if len(self._slots) >= _CACHED_SIZES:
                 self._slots.clear()
-            slots = max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
-            cached = self._views(0, size, layout, slots)
-            self._slots[where] = cached
-        return cached
-
-    def _views(
-        self, begin: int, size: int, layout: _Layout, count: int
-    ) -> tuple[Views, Views]:
-        view, body, end = self._view, layout.body, size - layout.tail
-        starts = range(begin, begin + count * size, size)
-        return (
-            [view[at + body : at + end] for at in starts],
-            [view[at + body : at + end + TAG_SIZE] for at in starts],
-        )
+            most = max(1, min(RUN_MAX, RUN_SIZE_MAX // size))
+            slots = _Slots(self._data, 0, size, layout, most, shape)
+            self._slots[where] = slots
+        return slots, begin // size
 
     def _layout(self, key: BatchKey) -> _Layout:
         prefix = LENGTH_SIZE if self.link.stream else 0
@@ -303,24 +332,31 @@ class Sealer:
                 header,
                 body if key.tag_last else body + TAG_SIZE,
                 TAG_SIZE if key.tag_last else 0,
+                self._ids[:, _ID_AT - header : id_end],
                 [row[nonce : nonce + NONCE_SIZE].data for row in self._ids],
                 [row[begin:id_end].data for row in self._ids],
             )
         return layout
 
     def _number(
-        self, key: BatchKey, half: AeadHalf, first: int, count: int
+        self,
+        key: BatchKey,
+        half: AeadHalf,
+        layout: _Layout,
+        first: int,
+        count: int,
     ) -> None:
         """Write the wire ids, and the nonces, of the next `count`."""
         ids, size = self._ids, key.id_size
         wire = ids.view(f">u{size}")
         if half is not self._half or key.header != self._header:
             self._half, self._header = half, key.header
-            header = np.frombuffer(key.header, np.uint8)
-            ids[:, _ID_AT - len(header) : _ID_AT] = header
+            ids[:, _ID_AT - layout.header : _ID_AT] = np.frombuffer(
+                key.header, np.uint8
+            )
             at = _NONCE_AT if key.tag_last else _ID_AT
             ids[:, at : at + NONCE_SIZE] = np.frombuffer(half.iv, np.uint8)
-        numbers = _NUMBERS[:count] + np.uint64(first)
+        numbers = np.arange(first, first + count, dtype=np.uint64)
         wire[:count, _ID_AT // size] = numbers
         if key.tag_last:
             numbers ^= np.uint64(int.from_bytes(half.iv[:size]))

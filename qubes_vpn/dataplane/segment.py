@@ -14,10 +14,8 @@ Sums are ones' complement sums modulo 65535 in the machine's byte order: sums
 of swapped words are swapped sums (RFC 1071).
 """
 
-import functools
 import struct
 import sys
-from collections.abc import Iterable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -25,6 +23,9 @@ import numpy as np
 from qubes_vpn.errors import UntrustedInputError
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+# What is the same of packets whose segments go together: bytes of the
+# headers, where TCP or UDP begins, whether it is IPv4, whether it is TCP.
+Shape: TypeAlias = tuple[int, int, bool, bool]
 
 VNET_SIZE: Final = 10
 VNET: Final = struct.Struct("=BBHHHH")
@@ -43,8 +44,15 @@ TCP_CWR: Final = 0x80
 _ONES: Final = 0xFFFF
 _SEQUENCE_MAX: Final = 0xFFFFFFFF
 _SWAP: Final = 256 if sys.byteorder == "little" else 1
-# No super-packet has more segments than bytes.
-_NUMBERS: Final = np.arange(0x10000, dtype=np.int64)
+_BYTE: Final = np.dtype(np.uint8)
+_WORD: Final = np.dtype(np.uint32)
+_U16: Final = np.dtype(">u2")
+_U32: Final = np.dtype(">u4")
+# More segments than are made at once, of whatever size.
+_ROWS_MAX: Final = 4096
+# All IP ids in turn; and checksums of what grows by one from 0 on.
+_IDS: Final = np.arange(0x10000).astype(_U16)
+_FALLING: Final = (-np.arange(_ONES + _ROWS_MAX) % _ONES).astype(_U16)
 
 
 def plain_sum(*parts: bytes | bytearray | memoryview) -> int:
@@ -64,17 +72,6 @@ def checksum(total: int) -> int:
 def native(number: int, size: int = 2) -> int:
     """Give the value that a big-endian field has when read natively."""
     return int.from_bytes(number.to_bytes(size), sys.byteorder)
-
-
-def row_sums(rows: Array) -> Array:
-    """Sum each row's 16-bit words, natively. Each row is contiguous."""
-    count, width = rows.shape
-    if width % 4:
-        padded = np.zeros((count, width + -width % 4), np.uint8)
-        padded[:, :width] = rows
-        rows = padded
-    sums: Array = rows.view(np.uint32).sum(axis=1, dtype=np.int64)
-    return sums
 
 
 def finish_checksum(packet: memoryview, start: int, offset: int) -> None:
@@ -153,14 +150,14 @@ class SuperPacket:
             self._sequence = int.from_bytes(header[l4 + 4 : l4 + 8])
             self._flags = header[l4 + 13]
             header[l4 + 4 : l4 + 8] = bytes(4)
-            header[l4 + 13] = 0
+            header[l4 + 13] &= ~(TCP_FIN_PSH | TCP_CWR)
             header[l4 + 16 : l4 + 18] = bytes(2)
         else:
             header[l4 + 4 : l4 + 8] = bytes(4)
 
     @property
-    def shape(self) -> tuple[int, int, bool, bool]:
-        """Say what is the same of packets whose segments go together."""
+    def shape(self) -> Shape:
+        """Say whose segments go together with these."""
         return len(self._header), self._l4, self._ipv4, self._tcp
 
     def fill(
@@ -172,8 +169,10 @@ class SuperPacket:
         on. The tail must be asked for by itself.
         """
         self.place(data, at, stride, start, count)
-        finish([(self, start, count)], data, at, stride)
-        return len(self._header) + self.width(start)
+        width = self.width(start)
+        rows = HeaderRows(data, at, stride, count, self.shape, width)
+        finish([(self, start, count)], rows, 0)
+        return len(self._header) + width
 
     def place(
         self, data: Array, at: int, stride: int, start: int, count: int
@@ -189,30 +188,55 @@ class SuperPacket:
         """Give the bytes of payload in segment `start`."""
         return self.mss if start < self.whole else self.tail
 
-    def bases(self, start: int) -> tuple[int, int, int, int, int]:
-        """Set the lengths, and give what the fields of segments begin with.
+    def write_headers(
+        self, rows: "HeaderRows", row: int, start: int, count: int, sums: Array
+    ) -> None:
+        """Write those of segments start..start+count from `row` on.
 
-        IP id; sum of the IP header; sequence number; sum of all that is the
-        same in TCP or UDP, pseudo header included; TCP flags of them all.
+        All but the checksums of TCP or UDP; their parts of these are taken
+        from `sums`.
         """
-        header, l4 = self._header, self._l4
+        header, l4, end = self._header, self._l4, row + count
         size = len(header) + self.width(start)
-        ip_sum = 0
         if self._ipv4:
             header[2:4] = size.to_bytes(2)
-            ip_sum = _big_sum(header[:l4])
             addresses = header[12:20]
         else:
             header[4:6] = (size - IPV6_HEADER_SIZE).to_bytes(2)
             addresses = header[8:40]
         if not self._tcp:
             header[l4 + 4 : l4 + 6] = (size - l4).to_bytes(2)
-        flags = self._flags & ~(TCP_FIN_PSH | TCP_CWR)
+        rows.headers[row:end] = np.frombuffer(header, np.uint8)
         total = _big_sum(addresses) + _big_sum(header[l4:]) + size - l4
-        total += flags + (PROTO_TCP if self._tcp else PROTO_UDP)
-        return self._ip_id, ip_sum, self._sequence, total, flags
+        sums -= total + (PROTO_TCP if self._tcp else PROTO_UDP)
+        if self._ipv4:
+            self._number(rows, row, start, count)
+        if self._tcp:
+            first = (self._sequence + start * self.mss) & _SEQUENCE_MAX
+            after = first + count * self.mss
+            sequences = np.arange(first, after, self.mss)
+            if after > _SEQUENCE_MAX:
+                sequences &= _SEQUENCE_MAX
+            rows.sequences[row:end] = sequences
+            sums -= sequences
+            for index, more in self._edges(start, count):
+                rows.headers[row + index, l4 + 13] |= more
+                sums[index] -= more
 
-    def edges(self, start: int, count: int) -> tuple[tuple[int, int], ...]:
+    def _number(
+        self, rows: "HeaderRows", row: int, start: int, count: int
+    ) -> None:
+        """Write IP ids, and the checksums that go with them."""
+        ip_sum, end = _big_sum(self._header[: self._l4]), row + count
+        ident = (self._ip_id + start) & _ONES
+        while row < end:
+            more = min(end - row, len(_IDS) - ident)
+            rows.ids[row : row + more] = _IDS[ident : ident + more]
+            at = (ident + ip_sum) % _ONES
+            rows.ip_sums[row : row + more] = _FALLING[at : at + more]
+            row, ident = row + more, 0
+
+    def _edges(self, start: int, count: int) -> tuple[tuple[int, int], ...]:
         """Give (segment of these, flags) where TCP has more flags.
 
         CWR stays on the first segment, FIN and PSH on the last.
@@ -225,95 +249,84 @@ class SuperPacket:
             found += ((count - 1, flags & TCP_FIN_PSH),)
         return found
 
-    @property
-    def header(self) -> bytearray:
-        """The headers, without what differs between segments."""
-        return self._header
+
+class HeaderRows:
+    """Where in a buffer the headers of equal segments are, and each field.
+
+    at: of the first; stride: to the next. shape: of their SuperPackets.
+    width: bytes of payload behind each. To be made once and used often.
+    """
+
+    __slots__ = (
+        "_payload",
+        "_words",
+        "headers",
+        "ids",
+        "ip_sums",
+        "sequences",
+        "sums",
+        "tcp",
+    )
+
+    def __init__(
+        self,
+        data: Array,
+        at: int,
+        stride: int,
+        count: int,
+        shape: Shape,
+        width: int,
+    ) -> None:
+        def rows(size: int, kind: np.dtype[Any], where: int) -> Array:
+            strides = (stride, kind.itemsize)
+            return np.ndarray((count, size), kind, data, at + where, strides)
+
+        h, l4, _, self.tcp = shape
+        self.headers = rows(h, _BYTE, 0)
+        self.ids = rows(1, _U16, 4)[:, 0]
+        self.ip_sums = rows(1, _U16, 10)[:, 0]
+        self.sequences = rows(1, _U32, l4 + 4)[:, 0]
+        self.sums = rows(1, _U16, l4 + (16 if self.tcp else 6))[:, 0]
+        self._payload = rows(width, _BYTE, h)
+        self._words = rows(width // 4, _WORD, h) if width % 4 == 0 else None
+
+    def payload_sums(self, first: int, last: int) -> Array:
+        """Sum the 16-bit words of each payload, natively."""
+        if self._words is None:
+            payload = self._payload[first:last]
+            count, width = payload.shape
+            padded = np.zeros((count, width + -width % 4), np.uint8)
+            padded[:, :width] = payload
+            words: Array = padded.view(_WORD)
+        else:
+            words = self._words[first:last]
+        found: Array = np.add.reduce(words, axis=1, dtype=np.int64)
+        return found
 
 
 def finish(
-    parts: list[tuple[SuperPacket, int, int]],
-    data: Array,
-    at: int,
-    stride: int,
+    parts: list[tuple[SuperPacket, int, int]], rows: HeaderRows, first: int
 ) -> None:
     """Write the headers of segments that have been placed.
 
-    parts: (packet, its first segment here, how many), of one shape and mss.
+    parts: (packet, its first segment here, how many), of the rows' shape;
+    they are in rows from `first` on.
     """
-    first, start, count = parts[0]
-    h, l4, ipv4, tcp = first.shape
-    mss, width = first.mss, first.width(start)
-    # one number for all segments, or one for each
-    bases: Iterable[Any]
-    if len(parts) == 1:
-        bases = first.bases(start)
-        headers = np.frombuffer(first.header, np.uint8)
-        numbers = _NUMBERS[start : start + count]
-    else:
-        rows = np.repeat(
-            _NUMBERS[: len(parts)], [count for _, _, count in parts]
-        )
-        bases = np.array([one.bases(begin) for one, begin, _ in parts])[rows].T
-        joined = b"".join(one.header for one, _, _ in parts)
-        headers = np.frombuffer(joined, np.uint8).reshape(-1, h)[rows]
-        numbers = np.concatenate(
-            [_NUMBERS[begin : begin + n] for _, begin, n in parts]
-        )
-    ip_id, ip_sum, sequence, base, flags = bases
-    total = len(numbers)
-    sums = row_sums(
-        np.ndarray((total, width), np.uint8, data, at + h, (stride, 1))
-    )
-    out = np.ndarray((total, h), np.uint8, data, at, (stride, 1))
-    out[:] = headers
-    fields = np.ndarray((total,), _layout(ipv4, tcp, l4), data, at, (stride,))
-    if ipv4:
-        ids = (numbers + ip_id) & _ONES
-        fields["id"] = ids
-        fields["ip_sum"] = _ONES - 1 - (ids + (ip_sum - 1)) % _ONES
-    # A sum of swapped words is the swapped sum: 256 times it.
-    totals = sums * _SWAP + (base - 1)
-    if tcp:
-        sequences = (numbers * mss + sequence) & _SEQUENCE_MAX
-        fields["sequence"] = sequences
-        totals += sequences
-        out[:, l4 + 13] = flags
-        _add_flags(parts, out[:, l4 + 13], totals)
-    checks = _ONES - 1 - totals % _ONES
-    if not tcp:
-        checks[checks == 0] = _ONES
-    fields["sum"] = checks
-
-
-def _add_flags(
-    parts: list[tuple[SuperPacket, int, int]], flags: Array, totals: Array
-) -> None:
-    """Add the flags of first and last segments, to the sums as well."""
-    row = 0
+    row = first
+    # Taken away from 0: then what is left, modulo 65535, is the checksum. A
+    # sum of swapped words is the swapped sum: 256 times it.
+    sums = rows.payload_sums(first, first + sum(part[2] for part in parts))
+    sums *= -_SWAP
     for packet, start, count in parts:
-        for index, more in packet.edges(start, count):
-            flags[row + index] |= more
-            totals[row + index] += more
+        at = row - first
+        packet.write_headers(rows, row, start, count, sums[at : at + count])
         row += count
+    sums %= _ONES
+    if not rows.tcp:
+        sums[sums == 0] = _ONES
+    rows.sums[first:row] = sums
 
 
 def _big_sum(data: bytearray) -> int:
     """Sum 16-bit words, big-endian; may be of odd length."""
     return int.from_bytes(data + bytes(len(data) % 2)) % _ONES
-
-
-@functools.cache
-def _layout(ipv4: bool, tcp: bool, l4: int) -> np.dtype[np.void]:  # noqa: FBT001
-    fields = {"sum": (">u2", l4 + (16 if tcp else 6))}
-    if ipv4:
-        fields |= {"id": (">u2", 4), "ip_sum": (">u2", 10)}
-    if tcp:
-        fields["sequence"] = (">u4", l4 + 4)
-    return np.dtype(
-        {
-            "names": list(fields),
-            "formats": [each[0] for each in fields.values()],
-            "offsets": [each[1] for each in fields.values()],
-        }
-    )
