@@ -12,14 +12,13 @@ when nothing protects it.
 import contextlib
 import socket
 import struct
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
 from typing import Self
 
+from lab.background import Background
 from lab.frames import (
     PROTO_ICMP6,
     PROTO_TCP,
@@ -102,7 +101,7 @@ class Report:
         return "\n".join(lines)
 
 
-class Capture:
+class Capture(Background):
     """An AF_PACKET capture in the net qube, running until stop().
 
     Frames that arrive there are outbound: it is the far side of the VPN qube's
@@ -122,6 +121,7 @@ class Capture:
         apps: tuple[Address, ...],
         allowed: tuple[Endpoint, ...],
     ) -> None:
+        super().__init__()
         self._namespace = namespace
         self._others = others
         self._uplink = uplink
@@ -131,19 +131,6 @@ class Capture:
         self._frames: list[tuple[bool, bytes]] = []
         self._kept = 0
         self._lost = 0
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> Self:
         """Begin to capture; on return nothing is missed any more."""
@@ -156,18 +143,8 @@ class Capture:
                 socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER
             )
         packets.settimeout(POLL)
-        self._thread = threading.Thread(
-            target=self._run, args=(packets,), daemon=True
-        )
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Take in what has arrived so far, then end."""
-        if self._thread:
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
+        self._packets = packets
+        return super().start()
 
     def allow(self, *endpoints: Endpoint) -> None:
         """Allow more endpoints, for all that was and will be captured."""
@@ -252,9 +229,9 @@ class Capture:
             return "app-address"
         return "not-allowed"
 
-    def _run(self, packets: socket.socket) -> None:
+    def _run(self) -> None:
         """Drain the socket until told to stop, and then until it is empty."""
-        with packets:
+        with self._packets as packets:
             while not self._stop.is_set():
                 self._receive(packets)
             packets.setblocking(False)

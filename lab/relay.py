@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from types import TracebackType
 from typing import Any, Self, TypeAlias
 
 from lab import addresses as at
+from lab.background import Background
 from lab.capture import Endpoint
 from lab.namespace import Namespace
 from lab.services import bind_udp
@@ -59,50 +59,26 @@ class Faults:
 Hook: TypeAlias = Callable[[Way, bytes], list[bytes]]
 
 
-class _Relay:
-    """A thread with an address; stop() ends it."""
+class _Relay(Background):
+    """A thread with an address; its counters stay when it ends."""
 
     def __init__(
         self, namespace: Namespace, server: Endpoint, address: Address | None
     ) -> None:
+        super().__init__()
         default = at.RELAY4 if server.address.version == 4 else at.RELAY6
         self.endpoint = Endpoint(address or default, server.proto, server.port)
         self.blackhole = False
         self.passed: Counter[Way] = Counter()
         self._namespace = namespace
         self._server = server
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def start(self) -> Self:
         """Listen on the relay's address."""
         self._open()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self
-
-    def stop(self) -> None:
-        """Stop relaying; the counters stay."""
-        if self._thread:
-            self._stop.set()
-            self._thread.join()
-            self._thread = None
+        return super().start()
 
     def _open(self) -> None:
-        raise NotImplementedError
-
-    def _run(self) -> None:
         raise NotImplementedError
 
 

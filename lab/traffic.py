@@ -11,13 +11,11 @@ import re
 import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TypeAlias
 
 from lab.addresses import (
     DNS_PORT,
@@ -27,6 +25,7 @@ from lab.addresses import (
     WEB_NAME,
     WEB_PORT,
 )
+from lab.background import Background
 from lab.namespace import LabError, Namespace
 from lab.services import AAAA, DNS_HEADER, A, decode_name
 
@@ -45,7 +44,7 @@ class Echo:
     seen: Address
 
 
-class Flood:
+class Flood(Background):
     """UDP canaries at a constant rate, from start() to stop().
 
     Each is answered by the lab's echo server with the address that it saw.
@@ -60,6 +59,7 @@ class Flood:
         port: int = ECHO_PORT,
         padding: int = 0,
     ) -> None:
+        super().__init__()
         family = socket.AF_INET if to.version == 4 else socket.AF_INET6
         with namespace.enter():
             self._socket = socket.socket(family, socket.SOCK_DGRAM)
@@ -67,34 +67,14 @@ class Flood:
         self._target = (str(to), port)
         self._interval = 1 / rate
         self._padding = "x" * padding
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.sent = 0
         self.refused = 0
         self.echoes: list[Echo] = []
 
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def start(self) -> Self:
-        """Begin to send."""
-        self._thread.start()
-        return self
-
     def stop(self) -> None:
         """Stop sending; counters and echoes stay."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._thread.join()
-            self._socket.close()
+        super().stop()
+        self._socket.close()
 
     def wait_sent(self, more: int, timeout: float = 30) -> None:
         """Wait until so many more probes were tried."""

@@ -2,12 +2,12 @@
 
 import contextlib
 import dataclasses
-import threading
 import time
 
 from lab import Lab, LabError
 from lab import addresses as at
 from lab.appliance import Appliance
+from lab.background import Background
 from lab.openvpn import Server, Settings
 from lab.topology import _dnat_dns
 from lab.traffic import Flood, resolve
@@ -27,22 +27,13 @@ SETTINGS = Settings(
 OTHER = dataclasses.replace(SETTINGS, address=at.SECOND_SERVER4, tunnel=1)
 
 
-class Asker:
+class Asker(Background):
     """An app qube that asks for a name again and again."""
 
     def __init__(self, namespace):
+        super().__init__()
         self._namespace = namespace
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
         self.asked = self.answered = 0
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
     def _run(self):
         while not self._stop.wait(0.1):

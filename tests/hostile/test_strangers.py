@@ -6,7 +6,6 @@ the server's address and port it does, is counted, and leaves nothing behind.
 
 import socket
 import struct
-import threading
 import time
 from random import Random
 
@@ -15,6 +14,7 @@ import pytest
 from lab import Lab
 from lab import addresses as at
 from lab.appliance import Appliance
+from lab.background import Background
 from lab.openvpn import Server, Settings
 from lab.topology import UPLINK_DOMID
 from lab.traffic import Flood, internet_checksum
@@ -61,10 +61,11 @@ def frame_header():
     return there + here + b"\x08\x00"
 
 
-class Strangers:
+class Strangers(Background):
     """Sends RATE datagrams a second from the net qube, from enter to exit."""
 
     def __init__(self, lab, source):
+        super().__init__()
         dice = Random(1)
         port = link_port(lab)
         self._packets = [
@@ -74,16 +75,9 @@ class Strangers:
             self._raw = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
         self._raw.bind((f"vif{UPLINK_DOMID}.0", 0))
         self.sent = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
+    def stop(self):
+        super().stop()
         self._raw.close()
 
     def _run(self):

@@ -2,7 +2,6 @@
 
 import contextlib
 import socket
-import threading
 import time
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ import pytest
 
 from lab import addresses as at
 from lab.appliance import Appliance
+from lab.background import Background
 from lab.openvpn import Server, Settings
 from lab.topology import HERE as LAB
 from lab.traffic import fetch
@@ -22,25 +22,16 @@ DELETE_FIREWALL = """
 """
 
 
-class Sending:
+class Sending(Background):
     """Datagrams of a qube that never stops, whatever its network does."""
 
     def __init__(self, namespace):
+        super().__init__()
         self._namespace = namespace
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self):
         while not self._stop.wait(0.002):
             udp(self._namespace, at.WEB4, at.ECHO_PORT, count=1)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        self._thread.join()
 
 
 def a_qube_comes(scene):

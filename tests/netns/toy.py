@@ -9,13 +9,13 @@ import os
 import select
 import socket
 import sys
-import threading
 import time
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 from lab import Endpoint as Allowed
 from lab import addresses as at
+from lab.background import Background
 from qubes_vpn.keeper import messages
 from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.policy.phase import Endpoint, Transport
@@ -41,18 +41,13 @@ def wait(done, what):
         time.sleep(0.01)
 
 
-class Pump:
+class Pump(Background):
     """Moves packets both ways between a tun and a socket until stopped."""
 
     def __init__(self, device, link, send):
+        super().__init__()
         self._device, self._link, self._send = device, link, send
         self.peer = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def start(self):
-        self._thread.start()
-        return self
 
     def _run(self):
         while not self._stop.is_set():
@@ -68,8 +63,7 @@ class Pump:
             os.write(self._device, data.translate(_XOR))
 
     def stop(self):
-        self._stop.set()
-        self._thread.join()
+        super().stop()
         self._link.close()
 
 

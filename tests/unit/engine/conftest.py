@@ -22,11 +22,13 @@ def namespace():
 
 @pytest.fixture
 def start_server(namespace, tmp_path):
+    """start_server(Pki or None, ...) -> a Server with these certificates."""
     started = []
 
-    def start(**fields):
+    def start(known=None, **fields):
         settings = Settings(address=LOOPBACK, **fields)
         server = Server(namespace, tmp_path, settings)
+        server.pki = known or server.pki
         started.append(server)
         server.start()
         return server

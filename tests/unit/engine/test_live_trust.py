@@ -1,6 +1,7 @@
 """Whom we trust and who trusts us: each directive, live, good and bad."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 import ssl
@@ -23,21 +24,9 @@ GATEWAY = ip_address("10.8.0.1")
 
 
 @pytest.fixture
-def serve(namespace, tmp_path):
+def serve(start_server):
     """serve(Pki or None, ...) -> a Server with these certificates."""
-    started = []
-
-    def start(known=None, **fields):
-        settings = Settings(address=LOOPBACK, wrap=Wrap.PLAIN, **fields)
-        server = Server(namespace, tmp_path, settings)
-        server.pki = known or pki.pki()
-        started.append(server)
-        server.start()
-        return server
-
-    yield start
-    for server in started:
-        server.stop()
+    return functools.partial(start_server, wrap=Wrap.PLAIN)
 
 
 @pytest.fixture
