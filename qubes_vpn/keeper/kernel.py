@@ -8,6 +8,7 @@ soon as the network is closed.
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import asdict
 from ipaddress import ip_address
 from typing import Any, Final, TypeAlias
 
@@ -165,16 +166,7 @@ class KernelPeer:
         found = driver.peer(self._index, request.peer_id)
         require(found, "no-peer")
         assert found is not None
-        return messages.PeerCounters(
-            rx_bytes=found.rx_bytes,
-            tx_bytes=found.tx_bytes,
-            rx_packets=found.rx_packets,
-            tx_packets=found.tx_packets,
-            link_rx_bytes=found.link_rx_bytes,
-            link_tx_bytes=found.link_tx_bytes,
-            link_rx_packets=found.link_rx_packets,
-            link_tx_packets=found.link_tx_packets,
-        )
+        return messages.PeerCounters(**asdict(found))
 
     def _remove_peer(self, request: messages.RemovePeer) -> messages.Reply:
         if request.peer_id == self._peer_id:

@@ -63,11 +63,23 @@ LINK_OUT_TEXT: Final = f"""\
 		meta mark {MARK:#x} ip daddr . meta l4proto . th dport @offload4 counter accept
 		meta mark {MARK:#x} ip6 daddr . meta l4proto . th dport @offload6 counter accept
 """  # noqa: E501 a rule is a line
+
+
+def link_in_text(verdict: str) -> str:
+    """Give the rules for what our sockets' endpoints send to the uplink."""
+    return "".join(
+        f"\t\t{ip} daddr @address{number} {ip} saddr . meta l4proto . th sport"
+        f" @{name}{number} {verdict}\n"
+        for name in ("link", "offload")
+        for ip, number in (("ip", 4), ("ip6", 6))
+    )
+
+
 REVERSE_TEXT: Final = "".join(
     f"\t\t{rule}ct zone set {dns.REVERSE_ZONE} counter accept\n"
     for rule in dns.reverse_rules()
 )
-_ND: Final = (
+ND_TEXT: Final = (
     "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
 )
 
@@ -104,11 +116,8 @@ table {TABLE} {{
 	}}
 	# transport is not tracked: no NAT touches it, no full table stops it
 	chain uplink_in {{
-		iifname @neighbours {_ND} accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 notrack accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 notrack accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 notrack accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 notrack accept
+		iifname @neighbours {ND_TEXT} accept
+{link_in_text("notrack accept")}\
 		counter drop
 	}}
 	chain raw_out {{
@@ -132,11 +141,8 @@ table {TABLE} {{
 		counter drop
 	}}
 	chain link_in {{
-		iifname @neighbours {_ND} accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 counter accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 counter accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 counter accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 counter accept
+		iifname @neighbours {ND_TEXT} accept
+{link_in_text("counter accept")}\
 	}}
 	chain forward {{
 		type filter hook forward priority filter - 10; policy drop;
@@ -166,7 +172,7 @@ table {TABLE} {{
 	}}
 	chain link_out {{
 {LINK_OUT_TEXT}\
-		oifname @neighbours {_ND} accept
+		oifname @neighbours {ND_TEXT} accept
 	}}
 	# after every NAT: what is about to leave is still ours
 	chain last {{

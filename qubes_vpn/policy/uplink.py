@@ -14,16 +14,15 @@ from qubes_vpn.policy.firewall import (
     LINK_OUT_TEXT,
     LINK_SET_TEXT,
     LINK_SETS,
+    ND_TEXT,
     OWN_SETS,
     link_elements,
+    link_in_text,
     links,
 )
 from qubes_vpn.policy.phase import Address, Endpoint, Phase
 
 TABLE: Final = "netdev qubes_vpn"
-_ND: Final = (
-    "ip6 hoplimit 255 icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert }"
-)
 
 STATIC: Final = f"""\
 # Layer 3 of the lock: nothing passes the uplink.
@@ -38,25 +37,22 @@ table {TABLE} {{
 		type filter hook egress device $uplink priority -500; policy drop;
 		ether type arp arp saddr ip @address4 counter accept
 {LINK_OUT_TEXT}\
-		ip6 saddr @address6 {_ND} counter accept
+		ip6 saddr @address6 {ND_TEXT} counter accept
 		counter drop
 	}}
 	chain ingress {{
 		type filter hook ingress device $uplink priority -500; policy drop;
 		ether type arp arp daddr ip @address4 counter accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @link4 counter accept
-		ip daddr @address4 ip saddr . meta l4proto . th sport @offload4 counter accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @link6 counter accept
-		ip6 daddr @address6 ip6 saddr . meta l4proto . th sport @offload6 counter accept
-		ip6 daddr {{ fe80::/10, ff02::1:ff00:0/104 }} {_ND} jump neighbours
-		ip6 daddr @address6 {_ND} jump neighbours
+{link_in_text("counter accept")}\
+		ip6 daddr {{ fe80::/10, ff02::1:ff00:0/104 }} {ND_TEXT} jump neighbours
+		ip6 daddr @address6 {ND_TEXT} jump neighbours
 		counter drop
 	}}
 	# no neighbour is heard while no endpoint has an IPv6 address
 	chain neighbours {{
 	}}
 }}
-"""  # noqa: E501 a rule is a line
+"""
 
 
 def render(
