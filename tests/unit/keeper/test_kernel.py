@@ -1,11 +1,12 @@
 """What the engine may ask of the kernel's peer is checked."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from qubes_vpn.keeper import kernel, messages
 from qubes_vpn.keeper.bounds import RequestRefusedError
+from qubes_vpn.system import ovpn
 
 GOOD = messages.NewKey(
     peer_id=1,
@@ -64,3 +65,11 @@ def test_a_bad_peer_is_refused(change, slug):
     with pytest.raises(RequestRefusedError) as caught:
         kernel._check_peer(request)
     assert caught.value.reason == slug
+
+
+def test_the_drivers_counters_are_told_by_the_same_names():
+    read, told = (
+        {field.name for field in fields(module.PeerCounters)}
+        for module in (ovpn, messages)
+    )
+    assert read == told
