@@ -389,7 +389,7 @@ DIRECTIVES: Final = _table((
     Directive("iroute", "ipv4 [netmask]", _CCD),
     Directive("iroute-ipv6", "ipv6net", _CCD),
     Directive("disable", "", _CCD),
-    Directive("override-username", "text", _CCD, _REFUSE, "a client keeps the name that it logged in with"),
+    Directive("override-username", "text", _CCD),
     Directive("client-to-client", "", _SERVER),
     Directive("duplicate-cn", "", _SERVER),
     Directive("client-config-dir", "file", _SERVER),

@@ -16,6 +16,7 @@ from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.endpoints import DEFAULT_PORT
 from qubes_vpn.config.material import read_key
 from qubes_vpn.config.server_model import (
+    NAME_MAX,
     ClientConfig,
     Listen,
     ServerProfile,
@@ -418,4 +419,14 @@ def build_client_config(doc: Document) -> ClientConfig:
         push=_push(doc),
         push_remove=tuple(item.values[0] for item in doc.all("push-remove")),
         push_reset=doc.has("push-reset"),
+        username=_override(doc),
     )
+
+
+def _override(doc: Document) -> str:
+    item = doc.last("override-username")
+    name: str = item.values[0] if item else ""
+    if item and not (name.isprintable() and len(name) <= NAME_MAX):
+        message = f"override-username needs up to {NAME_MAX} printable letters"
+        doc.report(item.statement, message, 1)
+    return name

@@ -7,6 +7,7 @@ from ipaddress import (
     IPv6Address,
     IPv6Network,
 )
+from typing import Final
 
 from qubes_vpn.config.model import (
     ControlWrapKey,
@@ -14,6 +15,8 @@ from qubes_vpn.config.model import (
     ServerCheck,
     TlsOptions,
 )
+
+NAME_MAX: Final = 128  # characters of a client's or a user's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class ClientConfig:
     ifconfig4, ifconfig6: its own address, and the other operand.
     push_remove: prefixes of options that are not pushed to it.
     push_reset: nothing of the profile's `push` is.
+    username: what it is called once it is in; "": as it logged in.
     """
 
     disable: bool = False
@@ -59,6 +63,7 @@ class ClientConfig:
     push: tuple[str, ...] = ()
     push_remove: tuple[str, ...] = ()
     push_reset: bool = False
+    username: str = ""
 
 
 @dataclass(frozen=True, slots=True)

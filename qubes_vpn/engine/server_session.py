@@ -4,6 +4,7 @@ The states are values; what a state needs is in it. The control channel, the
 traffic record and the outbox are the session's own and live as long as it.
 """
 
+import base64
 import math
 from collections import deque
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Final, assert_never
 
 from cryptography.hazmat.primitives.hashes import SHA256
 
+from qubes_vpn.config.server_model import NAME_MAX
 from qubes_vpn.config.server_profile import ServerProfile
 from qubes_vpn.crypto.tls import TlsContext
 from qubes_vpn.crypto.verify import common_name
@@ -83,7 +85,6 @@ from qubes_vpn.wire.messages import (
 
 # How long a last message may take to arrive, in seconds.
 FAREWELL_S: Final = 5.0
-NAME_MAX: Final = 128
 # What a client without TLS keying material exporters gets to read.
 _NO_EXPORT: Final = "this server needs a client of OpenVPN 2.6 or later"
 
@@ -306,16 +307,19 @@ class ServerSession:
             name = common_name(peers, check.username_field)
             leaf = peers.fingerprint(SHA256())
         profile = self._profile
+        username = peer.username
+        if isinstance(self.state, Connected) and username == self.state.called:
+            username = self.state.identity.username
         if profile.wants_password and (
             not name or profile.username_as_common_name
         ):
             # never a name that nobody checks
-            name = peer.username or name
-        for text in (name, peer.username):
+            name = username or name
+        for text in (name, username):
             # they reach logs, status files and file names
             if not text.isprintable() or len(text) > NAME_MAX:
                 raise SessionError("bad-name")
-        return Identity(name, peer.username, leaf)
+        return Identity(name, username, leaf)
 
     def _ask(
         self, identity: Identity, password: str, now: Now, *, again: bool
@@ -323,8 +327,11 @@ class ServerSession:
         self._number += 1
         leaf = self._channel.key.tls.peer_certificate()
         trusted = not self._profile.wants_password
+        called = identity.username
+        if isinstance(self.state, Connected):
+            called = self.state.called
         if self._mint is not None and is_token(password):
-            if not self._mint.check(identity.username, password, now):
+            if not self._mint.check(called, password, now):
                 expired = "SESSION: token expired"
                 self._refuse(Decision(allowed=False, reason=expired), now)
                 return
@@ -364,6 +371,13 @@ class ServerSession:
         if self._profile.force_tls_key_material_export and not exports:
             self._refuse(Decision(allowed=False, reason=_NO_EXPORT), now)
             return
+        identity = state.identity
+        called = decision.config.username or identity.username
+        if called != identity.username and (
+            not identity.leaf or self._profile.username_as_common_name
+        ):
+            # the next time another file of client-config-dir would be its
+            raise SessionError("override-username")
         suite = key_suite(
             self._profile, self.client, state, epochs=self._epochs
         )
@@ -372,10 +386,11 @@ class ServerSession:
             decision.config,
             lease,
             state.abilities,
-            negotiated(state, suite, self._token(state.identity, now)),
+            (*negotiated(state, suite), *self._token(identity, called, now)),
         )
         connected = Connected(
-            state.identity,
+            identity,
+            called,
             state.abilities,
             suite,
             lease,
@@ -390,8 +405,8 @@ class ServerSession:
             self._channel.use_dynamic_tls_crypt(self._static_key)
         self.effects.append(
             Admitted(
-                state.identity.common_name,
-                state.identity.username,
+                identity.common_name,
+                called,
                 lease,
                 decision.config,
                 suite.cipher,
@@ -400,18 +415,23 @@ class ServerSession:
         if state.push_wanted:
             self._push(connected, now)
 
-    def _token(self, identity: Identity, now: Now) -> str:
+    def _token(
+        self, identity: Identity, called: str, now: Now
+    ) -> tuple[str, ...]:
         """Make a token that follows the one that the client showed."""
-        if self._mint is None or not identity.username:
-            return ""
-        return self._mint.make(identity.username, now, self._shown_token)
+        if self._mint is None or not called:
+            return ()
+        token = self._mint.make(called, now, self._shown_token)
+        if called == identity.username:
+            return (f"auth-token {token}",)
+        name = base64.b64encode(called.encode()).decode()
+        return f"auth-token {token}", f"auth-token-user {name}"
 
     def _renew_token(self, state: Connected, now: Now) -> None:
         """Give a new one at each renegotiation: they do not live long."""
-        token = self._token(state.identity, now)
-        if token:
-            message = encode_push("PUSH_REPLY", (f"auth-token {token}",))
-            self._channel.say(message, now)
+        options = self._token(state.identity, state.called, now)
+        if options:
+            self._channel.say(encode_push("PUSH_REPLY", options), now)
 
     def _push(self, state: Connected, now: Now) -> None:
         for message in state.push:

@@ -39,9 +39,13 @@ class Deciding:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """It is in. push: the messages of its PUSH_REPLY; sent: they were."""
+    """It is in. push: the messages of its PUSH_REPLY; sent: they were.
+
+    called: its user name from now on (override-username).
+    """
 
     identity: Identity
+    called: str
     abilities: Abilities
     suite: KeySuite
     lease: Lease
@@ -94,8 +98,8 @@ def key_suite(
     )
 
 
-def negotiated(state: Deciding, suite: KeySuite, token: str) -> tuple[str, ...]:
-    """List the options that the session itself needs. token: "" for none."""
+def negotiated(state: Deciding, suite: KeySuite) -> tuple[str, ...]:
+    """List the options that the session itself needs."""
     proto = state.abilities.proto
     options = []
     if suite.peer_id is not None:
@@ -115,6 +119,4 @@ def negotiated(state: Deciding, suite: KeySuite, token: str) -> tuple[str, ...]:
         flags.append("aead-epoch")
     if flags:
         options.append(f"protocol-flags {' '.join(flags)}")
-    if token:
-        options.append(f"auth-token {token}")
     return tuple(options)

@@ -149,6 +149,21 @@ def test_a_token_stands_for_the_password_at_a_rekey(lab, start_server):
     assert "AUTH_FAILED" not in client.log
 
 
+@pytest.mark.long
+def test_a_token_is_for_the_name_that_the_clients_file_gives(lab, start_server):
+    folder = lab.scratch / "ccd"
+    folder.mkdir()
+    (folder / "client").write_text("override-username bob\n")
+    extra = ("auth-gen-token 3600", f"client-config-dir {folder}")
+    server = start_server(users=(("alice", "wonder land"),), extra=extra)
+    client = connect(lab, server, "reneg-sec 3", "auth-nocache", "verb 4")
+    (server.scratch / "passwords").write_text("")
+    server.wait_rekeyed(3)
+    assert fetch(lab.app(1)).status == 200
+    assert "AUTH_FAILED" not in client.log
+    assert [one["username"] for one in status(server)["clients"]] == ["bob"]
+
+
 def test_the_server_says_goodbye_and_the_client_comes_back(lab, start_server):
     server = start_server()
     client = connect(lab, server)

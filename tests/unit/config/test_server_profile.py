@@ -207,9 +207,11 @@ def test_a_client_s_own_file():
         "ifconfig-push 10.8.0.9 255.255.255.0\n"
         "ifconfig-ipv6-push fd00::9/64\n"
         "iroute 192.168.1.0 255.255.255.0\niroute-ipv6 fd01::/64\n"
-        'push "route 10.0.0.0 255.0.0.0"\npush-remove dns\npush-reset\n',
+        'push "route 10.0.0.0 255.0.0.0"\npush-remove dns\npush-reset\n'
+        "override-username bob\n",
         "ccd/one",
     )
+    assert config.username == "bob"
     assert config.ifconfig4 == (IPv4Address("10.8.0.9"), "255.255.255.0")
     assert config.ifconfig6 == (IPv6Address("fd00::9"), 64)
     assert config.iroutes == (
@@ -232,7 +234,7 @@ def test_a_client_s_own_file():
         "config other",
         "verb 3",
         "vlan-pvid 1",
-        "override-username x",
+        f"override-username {'x' * 129}",
         "data-ciphers AES-256-GCM",
         "max-routes-per-client 1",
     ],

@@ -456,6 +456,58 @@ def test_a_token_is_taken_for_the_password_until_it_is_old():
     assert client.connected
 
 
+def called_bob(**server):
+    """A world whose client alice, with the user name alice, is called bob."""
+    secret = bytes(range(128))
+    world = World(
+        password_file="x",
+        auth_gen_token=TokenOptions(renewal=100, secret=secret),
+        reneg_sec=60,
+        **server,
+    )
+    decision = Decision(allowed=True, config=ClientConfig(username="bob"))
+    world.decide = lambda asked: decision
+    login = Credentials("alice", "secret")
+    return world, world.client("alice", auth_user_pass=login)
+
+
+def test_a_client_is_called_what_its_file_says():
+    world, client = called_bob()
+    world.run(200)
+    first, *later = world.effects(Authenticate)
+    assert (first.username, first.trusted) == ("alice", False)
+    assert len(later) >= 2
+    assert all(asked.trusted for asked in later)
+    assert {asked.common_name for asked in later} == {"alice"}
+    (admitted,) = world.effects(Admitted)
+    assert (admitted.common_name, admitted.username) == ("alice", "bob")
+    assert client.engine.token[0] == "bob"
+    # the token is bob's, who comes again with it
+    for name, comes in (("bob", True), ("alice", False)):
+        again = world.client("alice", auth_user_pass=Credentials())
+        token = Credentials(name, client.engine.token[1])
+        again = world.client("alice", auth_user_pass=token)
+        world.run(6)
+        assert again.connected is comes
+
+
+@pytest.mark.parametrize(
+    "server",
+    [{"username_as_common_name": True}, {"verify_client_cert": "none"}],
+)
+def test_no_other_name_where_the_name_chooses_the_file(server):
+    world, client = called_bob(**server)
+    if "verify_client_cert" in server:
+        world.clients.clear()
+        nobody = Identity(b"", b"", b"")
+        login = Credentials("alice", "secret")
+        client = world.client(identity=nobody, auth_user_pass=login)
+    world.run(6)
+    assert not client.connected
+    reasons = {removed.reason for removed in world.effects(Removed)}
+    assert "override-username" in reasons
+
+
 def test_stop_sends_everybody_away_and_answers_nobody():
     world = World()
     clients = [world.client(f"c{n}") for n in range(3)]
