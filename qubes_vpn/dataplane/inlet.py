@@ -5,8 +5,9 @@ kernel joined them, or framed as in a stream. They are opened at a stride, and
 consecutive packets of a flow go to the tun as one super-packet.
 """
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -141,15 +142,8 @@ class Inlet:
         if sizes.count(sizes[0]) == count == kinds.count(kinds[0]):
             self._open_alike(begin, sizes[0], count)
             return
-        first = 0
-        for last in range(1, count + 1):
-            if (
-                last == count
-                or sizes[last] != sizes[first]
-                or kinds[last] != kinds[first]
-            ):
-                self._open_alike(begin + first, sizes[first], last - first)
-                first = last
+        for first, last in runs(sizes, kinds):
+            self._open_alike(begin + first, sizes[first], last - first)
 
     def _open_alike(self, first: int, size: int, count: int) -> None:
         view = self._opener.view
@@ -236,3 +230,12 @@ class Inlet:
                 return
         self.packets += 1
         self.size += len(packet)
+
+
+def runs(*keys: Sequence[object]) -> Iterator[tuple[int, int]]:
+    """Give first and end of each run of items that are alike in all keys."""
+    first = 0
+    for _, alike in itertools.groupby(zip(*keys, strict=True)):
+        last = first + len(list(alike))
+        yield first, last
+        first = last

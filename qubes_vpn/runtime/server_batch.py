@@ -12,7 +12,7 @@ import socket
 import time
 from typing import Final
 
-from qubes_vpn.dataplane.inlet import Inlet
+from qubes_vpn.dataplane.inlet import Inlet, runs
 from qubes_vpn.dataplane.link import Address
 from qubes_vpn.dataplane.offload import TUN_F_USO4
 from qubes_vpn.dataplane.outlet import Outlet
@@ -101,17 +101,10 @@ class BatchPlane(ServerPlane):
             head_of(raw[number * HEAD_SIZE :][: min(size, HEAD_SIZE)])
             for number, size in enumerate(sizes)
         ]
-        first = 0
-        for last in range(1, count + 1):
-            if (
-                last == count
-                or heads[last] != heads[first]
-                or sources[last] != sources[first]
-            ):
-                self._take_run(
-                    first, sizes[first:last], heads[first], sources[first]
-                )
-                first = last
+        for first, last in runs(heads, sources):
+            self._take_run(
+                first, sizes[first:last], heads[first], sources[first]
+            )
 
     def took_joined(self, joined: Array, each: int, source: Address) -> None:
         """Take what the receiver read: of one source, if of one client."""
