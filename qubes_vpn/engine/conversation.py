@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from qubes_vpn.config.pulled import TunnelSettings
+from qubes_vpn.config.push import Push
 from qubes_vpn.engine import dialog
 from qubes_vpn.engine.effects import AskUser, Notice
 from qubes_vpn.engine.events import (
@@ -94,10 +95,12 @@ class Conversation:
 
     def _later_push(self, message: messages.PushReply) -> None:
         """Take a new auth-token; nothing else changes in mid-session."""
-        for option in message.options:
-            name, _, value = option.partition(" ")
-            if name == "auth-token" and value:
-                self.login.take_token(value, "")
+        push = Push(self.where.profile, self.where.remote)
+        push.take(message.options)
+        token = push.value("auth-token", "")
+        if token:
+            user = _decoded(push.value("auth-token-user", ""))
+            self.login.take_token(token, user)
 
     def _update(self, message: messages.PushUpdate) -> TunnelSettings | None:
         update = self._updates.add(message)

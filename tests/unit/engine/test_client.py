@@ -413,6 +413,17 @@ def test_only_a_name_is_asked_for():
     assert world.asked[0].password == "[[BLANK]]"
 
 
+@pytest.mark.parametrize(
+    ("filters", "token"),
+    [((), ("bob", "x")), ((("ignore", "auth-token "),), None)],
+)
+def test_a_later_token_is_pushed_like_the_first(filters, token):
+    world = with_login({"pull_filters": filters}, credentials=LOGIN)
+    world.until(connected, limit=5)
+    say(world, "PUSH_REPLY,auth-token x,auth-token-user Ym9i,ping 7")
+    assert world.client.token == token
+
+
 def test_a_pushed_token_replaces_the_password():
     world = with_login({"auth_nocache": True}, credentials=LOGIN)
     world.until(connected, limit=5)
