@@ -27,7 +27,10 @@ def run(args: argparse.Namespace, world: World) -> int:  # noqa: ARG001  it spea
     from qubes_vpn.qubes.qubesdb import open_database
     from qubes_vpn.runtime.qube import run_in_qube
     from qubes_vpn.runtime.units import Places
+    from qubes_vpn.system.privileges import lock_memory
 
+    # it reads the profiles, and remembers what a person has answered
+    lock_memory()
     database = open_database()
     try:
         return run_in_qube(

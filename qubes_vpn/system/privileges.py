@@ -54,8 +54,8 @@ def drop_privileges(
     try:
         if os.geteuid() == 0:
             resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-            with contextlib.suppress(ValueError):  # root of a container
-                resource.setrlimit(resource.RLIMIT_MEMLOCK, _UNLIMITED)
+        lock_memory()
+        if os.geteuid() == 0:
             _shrink_bounding_set(keep)
         if gid is not None:
             _become_group(gid)
@@ -65,15 +65,21 @@ def drop_privileges(
         _set_capabilities(keep)
         _prctl(_PR_SET_NO_NEW_PRIVS, 1)
         _prctl(_PR_SET_DUMPABLE, 0)
-        _lock_memory()
     except OSError as error:
         raise OsRefusedError(
             f"cannot give up privileges: {error.strerror}"
         ) from error
 
 
-def _lock_memory() -> None:
-    """Keep keys out of swap. Under a limit it would end us at the limit."""
+def lock_memory() -> None:
+    """Keep keys out of swap, what is there and what comes, where it may be.
+
+    Where root cannot raise the limit, or the unit has one, nothing is done:
+    the process would end at the limit.
+    """
+    if os.geteuid() == 0:
+        with contextlib.suppress(ValueError):  # root of a container
+            resource.setrlimit(resource.RLIMIT_MEMLOCK, _UNLIMITED)
     if resource.getrlimit(resource.RLIMIT_MEMLOCK) == _UNLIMITED:
         _LIBC.mlockall(_MCL_ALL)
 

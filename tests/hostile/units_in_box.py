@@ -88,7 +88,26 @@ def they_are_whom_the_units_say():
         assert fields["Seccomp"] == "2"
         wanted = 1 << 12 if name == "keeper" else 0
         assert int(fields["CapEff"], 16) == wanted, fields["CapEff"]
-        print(f"FIGURE {name}: {fields['VmRSS']}, locked {fields['VmLck']}")
+
+
+def their_memory_is_locked():
+    """Where it may be: the box itself may be under a limit."""
+    for name in PROCESSES:
+        assert shown(name, "LimitMEMLOCK") == "infinity", name
+        fields = fields_of(shown(name, "MainPID"))
+        locked = int(fields["VmLck"].split()[0])
+        print(f"FIGURE {name}: {fields['VmRSS']}, locked {locked} kB")
+        free = may_lock(shown(name, "MainPID"))
+        assert (locked > 1000) == free, name
+        assert free or not may_lock(1)
+
+
+def may_lock(pid):
+    """Whether nothing limits how much memory a process may lock."""
+    text = Path(f"/proc/{pid}/limits").read_text()
+    return bool(
+        re.search(r"^Max locked memory\s+unlimited", text, re.MULTILINE)
+    )
 
 
 def a_reverse_lookup_is_answered():
@@ -191,6 +210,7 @@ def the_same_succeeds_for_root():
 CHECKS = (
     the_units_start,
     they_are_whom_the_units_say,
+    their_memory_is_locked,
     a_reverse_lookup_is_answered,
     what_systemd_thinks_of_them,
     hostile_code_in_the_engines_place,

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/security.md").read_text()
 ROWS = {f"L{number:02}" for number in range(1, 70)}
 OUT_OF_SCOPE = {"L64"}
-NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[\w+\])?`")
 
 
 def rows():
