@@ -8,7 +8,14 @@ import pytest
 from lab import addresses as at
 from lab.traffic import Flood, fetch
 from qubes_vpn.keeper import messages
-from tests.netns.toy import ALLOWED, TUNNEL_ADDRESS, Rig, lock, wait
+from tests.netns.toy import (
+    ALLOWED,
+    TUNNEL_ADDRESS,
+    Rig,
+    lock,
+    wait,
+    without_owners,
+)
 
 HOSTILE = f"via {at.NET.ip4} dev eth0 onlink"
 
@@ -51,6 +58,7 @@ BY_IP = {
 
 @pytest.fixture
 def rig(lab):
+    without_owners(lab)
     lock(lab)
     with Rig(lab) as made:
         yield made.connect()
@@ -165,6 +173,7 @@ def test_somebody_who_fights_gets_no_forwarding(lab, rig):
 def test_after_a_quiet_time_it_goes_on(lab):
     """Closed meanwhile, whatever is tried; then the tunnel as before."""
     quiet = 3  # for the shipped minute
+    without_owners(lab)
     lock(lab)
     with Rig(lab, quiet=quiet) as rig, Flood(lab.app(1)) as flood:
         rig.connect()

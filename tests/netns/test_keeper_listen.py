@@ -12,7 +12,7 @@ from qubes_vpn.keeper.client import KeeperClient
 from qubes_vpn.keeper.forwarding import NOTE
 from qubes_vpn.policy import firewall
 from tests.netns.test_keeper_guardian import fight, forwards
-from tests.netns.toy import QUIETER, TIMEOUT, lock, wait
+from tests.netns.toy import QUIETER, TIMEOUT, lock, wait, without_owners
 
 CODE = """
 import socket, sys
@@ -118,6 +118,9 @@ def test_it_outlives_its_agent(listening):
 
 def test_the_next_keeper_ends_what_a_fight_has_stopped(lab, listening):
     """Off for a whole quiet time of its own; then as it was before."""
+    listening.die()
+    without_owners(lab)
+    listening.start("-m", "qubes_vpn.keeper")
     fight(lab)
     listening.die()
     lab.vpn.sysctl({"ipv4/ip_forward": 1})  # as if it had died before

@@ -11,7 +11,15 @@ from lab import LabError, nft11
 from lab.traffic import Flood
 from qubes_vpn.keeper import messages
 from tests.netns.test_keeper_guardian import BY_NFT
-from tests.netns.toy import ALLOWED, SCRIPT, TIMEOUT, Rig, lock, wait
+from tests.netns.toy import (
+    ALLOWED,
+    SCRIPT,
+    TIMEOUT,
+    Rig,
+    lock,
+    wait,
+    without_owners,
+)
 
 TOUCHING = [name for name, text in BY_NFT.items() if "inet qubes_vpn" in text]
 
@@ -59,10 +67,10 @@ def test_others_cannot_change_it(lab, rig):
         with pytest.raises(LabError, match="Operation not permitted"):
             lab.vpn.nft(BY_NFT[name])
     rig.engine.request(messages.Heartbeat())
-    assert rig.status.repairs == 0
+    assert rig.status.repairs == 0, rig.notices
     lab.vpn.nft(BY_NFT["flushed"])
-    assert rig.wait_notice(messages.Repaired).layer == "uplink"
-    assert rig.status.repairs == 1
+    assert rig.wait_notice(messages.Repaired).layer == "uplink", rig.notices
+    assert rig.status.repairs == 1, rig.notices
     assert chains(lab) == before
 
 
@@ -167,6 +175,7 @@ def test_the_rest_is_guarded_as_before(lab, rig):
 
 
 def test_an_older_nft_does_without(lab):
+    without_owners(lab)
     lock(lab)
     with Rig(lab) as rig:
         rig.connect()

@@ -8,6 +8,7 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
 import sys
 import time
 from ipaddress import ip_address, ip_interface
@@ -32,6 +33,30 @@ _XOR = bytes(byte ^ 0x5A for byte in range(256))
 
 def lock(lab, *, uplink="eth0"):
     lab.vpn.run([SCRIPT, "apply", "--uplink", uplink])
+
+
+HOLD = """
+import time
+from qubes_vpn.errors import VpnError
+from qubes_vpn.system.nft import Nft
+nft = Nft()
+try:
+    nft.load("table inet qubes_vpn_probe { flags owner; }")
+except VpnError:
+    pass  # an older nft
+print(flush=True)
+time.sleep(600)
+"""
+
+
+def without_owners(lab):
+    """Have a keeper find here what it finds where no table has an owner.
+
+    The name that it tries that with is taken, whatever the nft. Without it
+    nobody could change the filter, and there was nothing to put back.
+    """
+    holder = lab.vpn.popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE)
+    assert holder.stdout.readline()
 
 
 def wait(done, what):
