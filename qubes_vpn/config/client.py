@@ -12,7 +12,7 @@ from qubes_vpn.config.tunnel import (
     DnsOptions,
     cipher_name,
     framing,
-    mssfix_of,
+    mssfix,
     routes,
     silence,
 )
@@ -20,6 +20,7 @@ from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
 
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
+CONTROL_MAX: Final = 2048  # OpenVPN's buffer for a control packet
 # What 2.7 sends for a password where only a name is asked for.
 NAME_ONLY: Final = Credentials(None, "[[BLANK]]")
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
@@ -305,6 +306,12 @@ def _pull_filters(doc: Document) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
+def control_size(doc: Document) -> int:
+    """Read max-packet-size, as far as control packets heed it."""
+    size: int = doc.value("max-packet-size", 1250)
+    return min(size, CONTROL_MAX)
+
+
 def _sizes(doc: Document) -> dict[str, Any]:
     mtu = doc.value("tun-mtu", 1500)
     framed = doc.all("compress") + doc.all("comp-lzo")
@@ -324,10 +331,9 @@ def _sizes(doc: Document) -> dict[str, Any]:
         "tun_mtu": mtu,
         "tun_mtu_max": max(mtu, doc.value("tun-mtu-max", 1600)),
         "link_mtu": doc.value("link-mtu", 0),
-        "mssfix": doc.value("mssfix", AUTO),
-        "mssfix_of": mssfix_of(doc),
+        **mssfix(doc, AUTO),
         "fragment": doc.value("fragment", 0),
-        "max_packet_size": doc.value("max-packet-size", 1250),
+        "max_packet_size": control_size(doc),
         "sndbuf": doc.value("sndbuf", 0),
         "rcvbuf": doc.value("rcvbuf", 0),
         "compression": compression,

@@ -8,7 +8,7 @@ from qubes_vpn.config.document import INLINE, Document, Item
 from qubes_vpn.config.material import name_and_password
 from qubes_vpn.config.model import Proxy, Remote
 from qubes_vpn.config.trust import WRAPS, control_wrap
-from qubes_vpn.config.tunnel import mssfix_of
+from qubes_vpn.config.tunnel import mssfix
 
 REMOTES_MAX: Final = 512
 PRIVILEGED: Final = 1024
@@ -99,8 +99,7 @@ def _remote(doc: Document, item: Item) -> Remote:
         explicit_exit_notify=_exit_notify(doc, proto),
         lport=doc.value("lport", 0),
         local=_local(doc),
-        mssfix=doc.value("mssfix", None),
-        mssfix_of=mssfix_of(doc),
+        **mssfix(doc, None),
         tun_mtu=doc.value("tun-mtu", None),
         fragment=fragment,
     )

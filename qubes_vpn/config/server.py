@@ -22,7 +22,7 @@ from qubes_vpn.config.server_model import (
     ServerProfile,
     TokenOptions,
 )
-from qubes_vpn.config.tunnel import TOPOLOGIES, Network, mssfix_of, routes
+from qubes_vpn.config.tunnel import TOPOLOGIES, Network, mssfix, routes
 from qubes_vpn.config.values import netmask
 from qubes_vpn.wire.keyfile import AUTH_TOKEN_SERVER, parse_server_key
 
@@ -58,9 +58,8 @@ def build(doc: Document) -> ServerProfile:
         auth=client.digest(doc, ciphers),
         dev=doc.value("dev", "tun"),
         tun_mtu=doc.value("tun-mtu", 1500),
-        mssfix=doc.value("mssfix", client.AUTO),
-        mssfix_of=mssfix_of(doc),
-        max_packet_size=doc.value("max-packet-size", 1250),
+        **mssfix(doc, client.AUTO),
+        max_packet_size=client.control_size(doc),
         sndbuf=doc.value("sndbuf", 0),
         rcvbuf=doc.value("rcvbuf", 0),
         **fields,

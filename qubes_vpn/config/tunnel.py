@@ -8,7 +8,7 @@ from ipaddress import (
     IPv6Network,
     ip_address,
 )
-from typing import Final
+from typing import Any, Final
 
 from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.values import ADDRESS_BITS, Address, domain
@@ -250,12 +250,16 @@ def silence(item: Item | None, restart: int, leave: int) -> tuple[int, int]:
     return (0, seconds) if item.row.name == "ping-exit" else (seconds, 0)
 
 
-def mssfix_of(doc: Document) -> str:
-    """Give what the size of `mssfix` is the size of, as Remote has it."""
-    item = doc.last("mssfix")
+def mssfix(doc: Document, default: int | None) -> dict[str, Any]:
+    """Give the size of mssfix, and what it is the size of, as Remote has it.
+
+    max-packet-size is a mssfix, too, of the outer packet.
+    """
+    item = doc.last("mssfix", "max-packet-size")
     if item is None or not item.values:
-        return "mtu"
-    return str(item.value(1, ""))
+        return {"mssfix": default, "mssfix_of": "mtu"}
+    of = "mtu" if item.row.name == "max-packet-size" else item.value(1, "")
+    return {"mssfix": item.values[0], "mssfix_of": of}
 
 
 def framing(item: Item) -> str:

@@ -100,8 +100,9 @@ def _line(*words: object) -> str:
 
 def _mssfix(of: Remote | ClientProfile) -> Iterator[str]:
     size = of.mssfix
-    if size is not None and size >= 0:
-        yield _line("mssfix", size, *filter(None, [of.mssfix_of]))
+    if size is not None:
+        words = [size, *filter(None, [of.mssfix_of])] if size >= 0 else []
+        yield _line("mssfix", *words)
 
 
 class _Writer:
