@@ -32,7 +32,9 @@ def relay(namespace, start_server):
         one.stop()
 
 
-@pytest.mark.parametrize("seconds", [1, 3])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(1, marks=pytest.mark.long), 3]
+)
 def test_the_first_packet_comes_again_after_tls_timeout(relay, attach, seconds):
     server, between = relay(client_extra=(f"tls-timeout {seconds}",))
     tries = []
@@ -52,6 +54,7 @@ def test_the_first_packet_comes_again_after_tls_timeout(relay, attach, seconds):
     assert live.ping_through(GATEWAY)[20] == 0
 
 
+@pytest.mark.long
 def test_a_server_that_falls_silent_and_ping_exit(start_server, connect):
     server = start_server(
         push=("ping-exit 3",),
