@@ -169,7 +169,10 @@ class Rig:
 
     def adopt(self, *endpoints):
         """Give the keeper the endpoints and an engine."""
-        self.agent.request(messages.SetEndpoints(endpoints or (ENDPOINT,)))
+        self.agent.request(
+            messages.SetEndpoints(endpoints or (ENDPOINT,)),
+            timeout=TIMEOUT,  # it may still be starting
+        )
         ours, theirs = pair()
         self.agent.request(messages.AdoptEngine(), (theirs.fileno(),))
         theirs.close()
