@@ -4,7 +4,6 @@ Mark and group stay with a socket wherever it is handed to: nftables sees
 those of the process that made it. All are non-blocking.
 """
 
-import contextlib
 import errno
 import socket
 from ipaddress import IPv4Address, IPv6Address
@@ -72,21 +71,12 @@ def open_link(
         code = sock.connect_ex((str(address), port))
         if code not in (0, errno.EINPROGRESS):
             raise OSError(code, errno.errorcode.get(code, str(code)))
-        if not stream:
-            _forget_strangers(sock)
     except OSError as error:
         sock.close()
         raise OsRefusedError(
             f"link to {address} port {port}: {error.strerror}"
         ) from error
     return sock
-
-
-def _forget_strangers(sock: socket.socket) -> None:
-    """Drop what came before there was a peer: from anybody."""
-    with contextlib.suppress(OSError):
-        while True:
-            sock.recv(1)
 
 
 def _set_buffer(
