@@ -113,7 +113,7 @@ def push_options(
         for option in options
         if not any(_matches(option, p) for p in client.push_remove)
     ]
-    if not abilities.proto & IvProto.DNS_OPTION:
+    if not abilities.proto & (IvProto.DNS_OPTION | IvProto.DNS_OPTION_V2):
         kept = [option for option in kept if not option.startswith("dns ")]
     if abilities.mtu:
         kept.append(f"tun-mtu {min(profile.tun_mtu, abilities.mtu)}")

@@ -4,9 +4,10 @@ import itertools
 
 import pytest
 
+from lab import addresses as at
 from lab import openvpn27
 from lab.appliance import Appliance
-from lab.openvpn import Client, Server, Settings, Wrap
+from lab.openvpn import DEFAULT_PUSH, Client, Server, Settings, Wrap
 from lab.ours import OurServer
 from lab.traffic import Flood, download, fetch
 
@@ -33,17 +34,24 @@ def rekeyed(lab, server):
 @pytest.mark.parametrize("rekeys", ["client", "server"])
 def test_openvpn_27_connects_to_us(lab, program, wrap, proto, rekeys):
     reneg = 3 if rekeys == "server" else 3600
-    settings = Settings(wrap=wrap, proto=proto, reneg=reneg)
+    dns = f"dns server 1 address {at.TUNNEL_DNS}"
+    push = (*DEFAULT_PUSH, dns)
+    settings = Settings(wrap=wrap, proto=proto, reneg=reneg, push=push)
     with OurServer(lab.internet, lab.scratch, settings) as server:
         client = Client(
             lab.vpn,
             lab.scratch,
             server.client_profile(reneg=3600),
-            extra=["reneg-sec 3"] if rekeys == "client" else [],
+            # this machine's own resolvers are none of its business
+            extra=[
+                "dns-updown disable",
+                *["reneg-sec 3"] * (rekeys == "client"),
+            ],
         )
         client.program = program
         with client:
             client.wait_connected()
+            assert dns in client.log
             assert fetch(lab.app(1)).seen == settings.network4 + 2
             rekeyed(lab, server)
 

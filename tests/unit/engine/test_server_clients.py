@@ -456,6 +456,13 @@ def test_a_token_is_taken_for_the_password_until_it_is_old():
     assert client.connected
 
 
+def test_our_client_hears_of_resolvers():
+    world = World(push=("dns server 1 address 10.9.0.1",))
+    client = world.client()
+    world.run()
+    assert client.settings.dns == (ip_address("10.9.0.1"),)
+
+
 def called_bob(**server):
     """A world whose client alice, with the user name alice, is called bob."""
     secret = bytes(range(128))

@@ -173,13 +173,14 @@ def pushed(profile, config=NO_CONFIG, **info):
     )
 
 
-def test_the_server_pushes_addresses_keepalive_and_its_own_options():
+@pytest.mark.parametrize("said", [IvProto.DNS_OPTION, IvProto.DNS_OPTION_V2])
+def test_the_server_pushes_addresses_keepalive_and_its_own_options(said):
     profile = ServerProfile(
         network4=NET4,
         keepalive=(10, 60),
         push=("redirect-gateway def1", "dns server 0 address 10.8.0.1"),
     )
-    assert pushed(profile, IV_PROTO=int(IvProto.DNS_OPTION)) == (
+    assert pushed(profile, IV_PROTO=int(said)) == (
         "route-gateway 10.8.0.1",
         "topology subnet",
         "ping 10",
