@@ -255,7 +255,7 @@ ROWS = {
         "settings changed in mid-session",
         (
             *_in(CLIENT, "an_update_is_applied_whole_or_not_at_all"),
-            *_in(LIVE, "a_27_server_changes_settings_while_connected"),
+            *_in(f"{LIVE}_27", "a_27_server_changes_settings_while_connected"),
         ),
     ),
     "P31": Row(
