@@ -76,7 +76,7 @@ from qubes_vpn.engine.states import (
     Step,
     Timing,
 )
-from qubes_vpn.engine.timers import LIMITS_INTERVAL, Inactivity, timers
+from qubes_vpn.engine.timers import Inactivity, timers
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import (
     ConfigError,
@@ -163,7 +163,6 @@ class ClientEngine:
         self._talk = Conversation(self._where, self._login)
         self._inactivity = Inactivity(0, 0, 0.0, 0)
         self._path: PathMtu | None = None
-        self._looked_at = 0.0
         self._linked = True
         self._status = Status("")
 
@@ -203,14 +202,17 @@ class ClientEngine:
         return self._effects.popleft() if self._effects else None
 
     def deadline(self) -> float:
-        """When to call expire, in mono seconds; inf: no need."""
+        """When to call expire, in mono seconds; inf: no need.
+
+        Ask again after each input and after the data plane has worked: what
+        it counts moves it.
+        """
         if isinstance(self._state, Closed):
             return math.inf
         due = [when for _, when in timers(self._state, self._traffic)]
         if self._channel is not None:
             due.append(self._channel.deadline())
         if isinstance(self._state, Established):
-            due.append(self._looked_at + LIMITS_INTERVAL)
             due.append(self._inactivity.deadline())
             if self._path is not None:
                 due.append(self._path.deadline())
@@ -261,7 +263,6 @@ class ClientEngine:
 
     def expire(self, now: Now) -> None:
         """Do what is due: call it when deadline() has passed."""
-        self._looked_at = now.mono
         if self._channel is not None:
             try:
                 self._channel.expire(now)
@@ -504,7 +505,6 @@ class ClientEngine:
 
     def _watch(self, settings: TunnelSettings, now: Now) -> None:
         """Begin to look at what the data plane counts."""
-        self._looked_at = now.mono
         self._inactivity = Inactivity(
             settings.inactive,
             settings.inactive_bytes,

@@ -67,6 +67,7 @@ class Guardian:
         self._keeper.watch(self._events, self._on_event)
         self._keeper.phases.on_applied = self.expect
         self._keeper.on_tick = self._on_tick
+        self._keeper.tick_due = self._due
 
     def expect(self) -> None:
         """Take what the layers have just loaded as what has to be there."""
@@ -155,6 +156,9 @@ class Guardian:
         with contextlib.suppress(OsRefusedError):
             self._events.receive()
         self.check()
+
+    def _due(self) -> float:
+        return 0.0 if self._layers.stopped else self._poll_at
 
     def _on_tick(self) -> None:
         now = clock.monotonic()

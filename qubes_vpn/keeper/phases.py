@@ -1,6 +1,7 @@
 """From phase to phase: what is put in force, and what is said of it."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
@@ -66,6 +67,12 @@ class Phases:
             return str(error)[:200]
         self._shut_again = False
         return ""
+
+    def due(self) -> float:
+        """Say when `tick` has something to do, in monotonic seconds."""
+        if self._shut_again:
+            return 0.0
+        return self._resolver_until or math.inf
 
     def tick(self) -> str:
         """Do what is due. As `shut`."""

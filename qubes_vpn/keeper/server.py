@@ -5,6 +5,7 @@ closed first and cleaned up afterwards.
 """
 
 import contextlib
+import math
 import selectors
 import socket
 from collections.abc import Callable
@@ -29,10 +30,11 @@ from qubes_vpn.policy.phase import (
     Transport,
 )
 from qubes_vpn.system import clock
-from qubes_vpn.system.notify import notify
+from qubes_vpn.system.notify import WATCHDOG_S, Watchdog
 from qubes_vpn.system.ovpn import News
 from qubes_vpn.system.sockets import open_link
 
+# The loop is not woken more often, and not without a reason.
 TICK_S: Final = 1.0
 # An engine that has not spoken yet is still starting; it holds nothing.
 STARTUP_S: Final = 30.0
@@ -50,6 +52,11 @@ class Engine:
     heard: float
     spoke: bool = False
 
+    @property
+    def silent_at(self) -> float:
+        """When it will have been silent for too long."""
+        return self.heard + (messages.SILENCE_S if self.spoke else STARTUP_S)
+
 
 class Keeper:
     """Serves one agent and one engine until it is told to stop."""
@@ -65,6 +72,9 @@ class Keeper:
         self.resume_at = 0.0
         self.phases = Phases(layers, self.notice)
         self.on_tick: Callable[[], None] = lambda: None
+        self.tick_due: Callable[[], float] = lambda: math.inf
+        self._ticked = 0.0
+        self._watchdog = Watchdog()
         self._tun = self._device = device
         self._kernel = KernelPeer(layers.rtnl, device.name)
         self._news: News | None = None
@@ -116,28 +126,38 @@ class Keeper:
 
     def run(self) -> None:
         """Serve until stopped; closed when it returns."""
-        due = 0.0
         try:
             while not self._stopping:
-                wait = max(0.0, due - clock.monotonic())
+                wait = max(0.0, self._due() - clock.monotonic())
                 for key, _ in self._selector.select(wait):
                     key.data()
-                if clock.monotonic() >= due:
-                    due = clock.monotonic() + TICK_S
+                if clock.monotonic() >= self._due():
                     self._tick()
         finally:
             self._drop_engine("keeper-ends")
             self._shut("keeper-ends")
 
+    def _due(self) -> float:
+        """When the next tick has something to do."""
+        due = min(
+            self._ticked + WATCHDOG_S,
+            self._engine.silent_at if self._engine else math.inf,
+            self.phases.due(),
+            self.tick_due(),
+        )
+        return max(due, self._ticked + TICK_S)
+
     def _tick(self) -> None:
-        notify("WATCHDOG=1")
-        now = clock.monotonic()
+        now = self._ticked = clock.monotonic()
+        self._watchdog.feed(now)
         engine = self._engine
-        if engine is not None:
-            limit = messages.SILENCE_S if engine.spoke else STARTUP_S
-            # what waits to be read was said in time: it is we who are late
-            if now - engine.heard > limit and not talk.has_words(engine.sock):
-                self._drop_engine("silent")
+        # what waits to be read was said in time: it is we who are late
+        if (
+            engine is not None
+            and now >= engine.silent_at
+            and not talk.has_words(engine.sock)
+        ):
+            self._drop_engine("silent")
         self.culprit = self.phases.tick() or self.culprit
         self.on_tick()
 

@@ -36,7 +36,10 @@ def serve(
     codec: Codec,
     do: Callable[[object, list[int]], Answer],
 ) -> None:
-    """Take one request, and answer it. EndedError: also for what is none."""
+    """Take one request, and answer it, unless its number is 0.
+
+    EndedError: also for what is no request.
+    """
     try:
         data, received = receive_record(sock)
     except (OSError, MessageError):
@@ -51,7 +54,8 @@ def serve(
     answer, given = do(request, received)
     _close_all(received)
     try:
-        send_record(sock, ANSWERS.encode(seq, answer), given)
+        if seq:
+            send_record(sock, ANSWERS.encode(seq, answer), given)
     except OSError:
         raise EndedError("gone") from None
     finally:

@@ -12,7 +12,9 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from qubes_vpn.errors import OsRefusedError
@@ -28,9 +30,12 @@ from qubes_vpn.runtime.resolve import candidates, lookup
 from qubes_vpn.runtime.task import People, Task, Wiring
 from qubes_vpn.runtime.view import View
 from qubes_vpn.system import uplink6
+from qubes_vpn.system.inotify import Folders
 from qubes_vpn.system.notify import notify
 
-PING_S: Final = 2.0
+# Notices tell what happens: this finds what no notice came for. Shorter than
+# half of our unit's WatchdogSec.
+LOOK_S: Final = 20.0
 RESTART_FIRST_S: Final = 0.2
 RESTART_MAX_S: Final = 5.0
 STOP_S: Final = 3.0
@@ -55,13 +60,17 @@ class Agent:
         self._keeper: KeeperClient | None = None
         self._engine: socket.socket | None = None
         self._view = View(task.name)
-        self._start_at = self._ping_at = 0.0
+        self._start_at = self._look_at = 0.0
         self._backoff = RESTART_FIRST_S
         self._stop_by: float | None = None
         self._status: int | None = None
         self._sequence = 0
         self._shown = ""
         self._calls = Calls(self._selector)
+        self._folders = Folders()
+        self._selector.register(
+            self._folders, selectors.EVENT_READ, self._on_files
+        )
 
     # --- the loop
 
@@ -91,13 +100,13 @@ class Agent:
             if self._selector.get_map().get(key.fd) == key:
                 key.data()
         now = time.monotonic()
-        if self._keeper is not None and now >= self._ping_at:
-            self._ping_at = now + PING_S
+        if self._keeper is not None and now >= self._look_at:
+            self._look_at = now + LOOK_S
             self._check_keeper()
-            self._look_at_revocations()
+            self._on_files()
 
     def _wait(self, now: float) -> float:
-        times = [self._ping_at if self._keeper else now + PING_S]
+        times = [self._look_at if self._keeper else now + LOOK_S]
         if self._engine is None:
             times.append(self._start_at)
         if self._stop_by is not None:
@@ -135,7 +144,7 @@ class Agent:
                 self._selector.register(
                     sock, selectors.EVENT_READ, self._on_keeper
                 )
-                self._ping_at = now + PING_S
+                self._look_at = 0.0
             if not self._give_endpoints():
                 self._start_at = now + RESOLVE_RETRY_S
                 return
@@ -159,6 +168,23 @@ class Agent:
             self._tell(message, (descriptor,))
         finally:
             os.close(descriptor)
+
+    def _on_files(self) -> None:
+        """Look at the files that we follow, and hear of the next change."""
+        self._folders.receive()
+        self._folders.follow(
+            folder
+            for path in self._files()
+            for folder in (path.parent, path.resolve().parent)
+        )
+        self._look_at_revocations()
+
+    def _files(self) -> Iterator[Path]:
+        """Give what is followed; of a folder, a file in it."""
+        path = self._task.profile.server_check.crl_path
+        if path:
+            folder = Path(self._task.job.name).resolve().parent
+            yield folder / (path + "*" if path.endswith("/") else path)
 
     def _look_at_revocations(self) -> None:
         """Read the list of crl-verify again; tell the engine of a change."""
@@ -231,22 +257,17 @@ class Agent:
             return
         if isinstance(reply, keeper_messages.KeeperStatus):
             self._view.take(reply)
-            if self._view.phase == "connected":
-                self._backoff = RESTART_FIRST_S
 
     def _on_notice(self, notice: keeper_messages.Notice) -> None:
         match notice:
             case keeper_messages.PhaseChanged(phase, _):
-                self._view.phase = phase
-                if self._view.connected:
-                    self._show_view()
-                self._changed()
+                self._on_phase(phase)
             case keeper_messages.EngineLost(reason):
                 self._say("QV-403", f"the engine was lost: {reason}")
                 self._calls.soon(lambda: self._lose_engine(reason))
             case keeper_messages.Repaired(layer, what, culprit):
                 self._view.repairs += 1
-                self._view.culprit = culprit
+                self._view.culprit = culprit or self._view.culprit
                 self._say("QV-404", f"{layer}: {what} undone ({culprit})")
             case keeper_messages.ForwardingChanged(reason):
                 self._view.stopped = reason
@@ -260,6 +281,14 @@ class Agent:
                     self._people.line(line)
             case keeper_messages.PeerEvent():
                 pass  # the engine's
+
+    def _on_phase(self, phase: str) -> None:
+        self._view.phase = phase
+        if phase == "connected":
+            self._backoff = RESTART_FIRST_S
+        if self._view.connected:
+            self._show_view()
+        self._changed()
 
     def on_dns(self, notice: keeper_messages.DnsChanged) -> None:
         """Take note of the tunnel's resolvers; in a qube, files follow."""
@@ -283,6 +312,7 @@ class Agent:
         self._wiring.end_engine()
         self._view.report = messages.Report("wait", "QV-403", reason)
         self._put_off(time.monotonic())
+        self._look_at = 0.0  # it may have ended because the keeper hangs
         self._changed()
 
     # --- the engine's words
@@ -374,6 +404,8 @@ class Agent:
     def _on_verb(self, verb: str, request: dict[str, Any]) -> dict[str, Any]:
         match verb:
             case "status" | "watch":
+                if self._view.stopped:  # no notice says for how much longer
+                    self._check_keeper()
                 return self.status()
             case "connect":
                 self._reconnect()
@@ -408,3 +440,4 @@ class Agent:
         self._wiring.end_keeper()
         self._control.close()
         self._calls.close()
+        self._folders.close()

@@ -82,10 +82,11 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The engine's part of the status, whenever it changes or each second.
+    """The engine's part of the status, after it changed.
 
     stage: wait, reach, tls, authenticate, configure, connected or stopped.
     code, reason: why not connected. candidate: its index, or -1.
+    connected_at: since which monotonic second; 0: it is not.
     plane_reason: why it is not the kernel's. refused: pulled options that
     were not applied, with the reason.
     """
@@ -105,7 +106,7 @@ class Report:
     dns: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     mtu: int = 0
-    connected_for: float = 0.0
+    connected_at: float = 0.0
     rekeys: int = 0
     rx_packets: int = 0
     rx_bytes: int = 0

@@ -10,8 +10,10 @@ import contextlib
 import os
 import selectors
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any, Final
 
 from qubes_vpn.config.profile import ClientProfile, parse_client_profile
@@ -211,8 +213,17 @@ class QubeAgent(Agent):
         if not self._dns.set(list(map(str, notice.dns)), notice.search):
             self._say("QV-334", "resolv.conf cannot be written")
 
-    def _check_keeper(self) -> None:
-        super()._check_keeper()
+    def _files(self) -> Iterator[Path]:
+        yield from super()._files()
+        yield self._places.resolv_conf
+        yield self._profiles.state
+        # the folder of profiles, and of each one
+        yield self._profiles.folder / "profiles" / "*"
+        for name in self._profiles.names():
+            yield self._profiles.path(name)
+
+    def _on_files(self) -> None:
+        super()._on_files()
         # `qubes-vpn profile` writes files, and nothing else
         if self._profiles.stamp() != self._stamp:
             self._choose_again()

@@ -194,7 +194,7 @@ class Session:
                 self.fail(error)
 
     def refresh(self) -> None:
-        """Call each second: the kernel's counters are asked for."""
+        """Call at least every few seconds: asks for the kernel's counters."""
         if isinstance(self._plane, KernelPlane) and not self.ended:
             self._plane.refresh(time.monotonic())
 

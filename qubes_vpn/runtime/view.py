@@ -94,7 +94,9 @@ class View:
             "dns": list(report.dns),
             "routes": list(report.routes),
             "mtu": report.mtu,
-            "connected_for": report.connected_for,
+            "connected_for": round(max(now - report.connected_at, 0.0))
+            if report.connected_at
+            else 0,
             "attempt": report.attempt,
             "rekeys": report.rekeys,
             "counters": {

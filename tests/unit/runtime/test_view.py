@@ -52,6 +52,14 @@ def test_a_question_is_asked_once_and_not_for_ever():
     assert view.answered() is None
 
 
+def test_how_long_it_is_connected_is_no_news():
+    view = View("home", report=Report("connected", connected_at=100.0))
+    assert view.status(160.4)["connected_for"] == 60
+    # the engine's word: it may be anything
+    assert view.status(99.0)["connected_for"] == 0
+    assert View("home").status(160.0)["connected_for"] == 0
+
+
 def test_the_keepers_words_are_taken_over():
     view = View("home")
     view.take(KeeperStatus("blocked", repairs=21, culprit="nft", stopped="x"))
