@@ -16,106 +16,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lab import Lab, openvpn27
+from lab import Lab
 from lab import addresses as at
-from lab.appliance import Appliance
+from lab.appliance import CONTROL
 from lab.namespace import LabError
 from lab.openvpn import Client, Server, Settings
 from lab.services import EchoServer
 from lab.traffic import Flood, download, fetch, ping, resolve
+from tests.kernel import order
+from tests.kernel.place import (
+    CONNECTED,
+    DEVICE,
+    PATIENCE,
+    DcoClient,
+    DcoServer,
+    Place,
+)
 
-DEVICE = "ovpn-vpn"
-# Everything is some ten times slower than on a real machine.
-PATIENCE = 90
 BULK = 2_000_000
 ROUNDS = 5
 SECONDS = 2
-# What a round trip of a new client costs is paid once for all of a group.
-CONNECTED = "connected "
 RENEG = 12
-
-
-class Dco:
-    """For openvpn's programs: version 2.7, with the driver."""
-
-    @property
-    def program(self):
-        """The words that start it; fetched when first needed."""
-        return openvpn27.command()
-
-    def config(self):
-        return super().config().replace("disable-dco\n", "")
-
-
-class DcoServer(Dco, Server):
-    """OpenVPN 2.7, whose data plane is the driver too."""
-
-
-class DcoClient(Dco, Client):
-    """OpenVPN 2.7 as the client, with the driver."""
-
-
-@dataclass
-class Place:
-    """A lab, its server, and our client, connected."""
-
-    lab: Lab
-    server: Server
-    appliance: Appliance
-
-    def link(self, device=DEVICE):
-        """The device as ip(8) describes it; None when it is not there."""
-        done = self.lab.vpn.run(["ip", "-j", "-d", "link"])
-        found = {each["ifname"]: each for each in json.loads(done.stdout)}
-        return found.get(device)
-
-    def assert_kernel(self):
-        status = self.appliance.status()
-        assert status["plane"] == {"name": "kernel", "why": ""}, status
-        assert status["device"] == DEVICE
-        found = self.link()
-        assert found["linkinfo"]["info_kind"] == "ovpn", found
-        assert "LOWER_UP" in found["flags"], found
-        # no userspace plane stands by
-        assert self.link("tun-vpn") is None
-        return status
-
-    @contextlib.contextmanager
-    def reconnects(self):
-        """What happens inside costs the connection, and it comes back."""
-        before = self.appliance.log().count(CONNECTED)
-        with Flood(self.lab.app(1)) as flood:
-            flood.wait_echoes(10, PATIENCE)
-            yield flood
-            self.appliance.wait_connected(PATIENCE, count=before + 1)
-            flood.wait_echoes(10, PATIENCE)
-        self.assert_kernel()
-
-    @contextlib.contextmanager
-    def silent(self):
-        """Nothing but the tunnel's own packets leaves."""
-        with self.lab.capture(self.server.settings.endpoint) as capture:
-            try:
-                yield
-            except BaseException:
-                print(self.appliance.log(), self.server.log[-3000:])
-                raise
-        report = capture.report()
-        assert not report.leaks, str(report)
-        assert report.tunnel, str(report)
-
-
-@contextlib.contextmanager
-def connected(server=Server, profile="", **fields):
-    """Make a Place: a lab with its lock, a server, and our client."""
-    outside6 = fields.get("address") == at.SERVER6
-    words = ["--uplink6", f"{at.VPN.ip6},{at.NET.ip6}"] if outside6 else []
-    with Lab(ipv6=outside6) as lab:
-        peer = server(lab.internet, lab.scratch, Settings(**fields))
-        with peer, Appliance(lab).lock() as appliance:
-            appliance.connect(peer.client_profile() + profile, *words)
-            appliance.wait_connected(PATIENCE)
-            yield Place(lab, peer, appliance)
 
 
 def the_lab_leaks_without_the_lock():
@@ -263,10 +184,34 @@ def what_the_driver_cannot_do(place):
 # --- whatever dies, it is closed ---------------------------------------------
 
 
+@contextlib.contextmanager
+def closed_before_the_keys_go(place, *layers):
+    """What happens inside ends the keys, and these layers close before."""
+    with order.tap(place.lab.vpn) as asked:
+        yield
+        place.appliance.wait(
+            lambda: "keys" in asked(), PATIENCE, "end of the keys"
+        )
+        found = asked()
+    print(f"FIGURE {' > '.join(found)}")
+    assert tuple(found[: len(layers) + 1]) == (*layers, "keys"), found
+
+
 def the_engine_is_killed(place):
     """Closed at once; then connected again, in the kernel again."""
-    with place.reconnects():
+    with (
+        place.reconnects(),
+        closed_before_the_keys_go(place, "filter", "routing", "uplink"),
+    ):
         place.appliance.signal("engine")
+
+
+def somebody_disconnects(place):
+    """The session's own end has the same order; what is left goes last."""
+    with place.reconnects():
+        with closed_before_the_keys_go(place, "filter", "routing"):
+            place.appliance.command("disconnect", "--control", CONTROL)
+        place.appliance.command("connect", "--control", CONTROL)
 
 
 def the_engine_is_stopped(place):
@@ -433,6 +378,7 @@ GROUPS = (
             traffic_of_two_qubes,
             memory,
             new_keys_under_load,
+            somebody_disconnects,
             the_engine_is_killed,
             the_engine_is_stopped,
             the_keeper_is_killed,

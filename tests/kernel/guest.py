@@ -12,11 +12,8 @@ import sys
 import time
 import traceback
 
-from tests.kernel.checks import (
-    GROUPS,
-    connected,
-    the_lab_leaks_without_the_lock,
-)
+from tests.kernel.checks import GROUPS, the_lab_leaks_without_the_lock
+from tests.kernel.place import connected
 
 ALONE = (the_lab_leaks_without_the_lock,)
 
