@@ -44,7 +44,7 @@ from qubes_vpn.runtime.memory import Memory
 from qubes_vpn.runtime.planes import Planes
 from qubes_vpn.runtime.rotation import STABLE_S, Rotation
 from qubes_vpn.runtime.session import Session, earliest
-from qubes_vpn.system.notify import notify
+from qubes_vpn.system.notify import WATCHDOG_S, Watchdog, notify
 from qubes_vpn.system.privileges import drop_privileges
 
 RESOLVE_TIMEOUT: Final = 30.0
@@ -77,7 +77,8 @@ class EngineProcess:
         self._idle = False
         self._stopping = False
         self._begin_at = 0.0
-        self._beat_at = 0.0
+        self._beaten_at = 0.0
+        self._watchdog = Watchdog()
         self._reported: messages.Report | None = None
         self._status: int | None = None
         self._sequence = 0
@@ -108,9 +109,8 @@ class EngineProcess:
         """Work until stopped. Gives the exit status."""
         while self._status is None:
             now = time.monotonic()
-            wait = min(self._next_timer() - now, keeper_messages.HEARTBEAT_S)
             try:
-                ready = self._poll.poll(max(wait, 0.0))
+                ready = self._poll.poll(max(self._next_timer() - now, 0.0))
             except InterruptedError:
                 continue
             for descriptor, _ in ready:
@@ -119,11 +119,12 @@ class EngineProcess:
         return self._status
 
     def _next_timer(self) -> float:
+        beat_at = self._beaten_at + keeper_messages.IDLE_S
         if self._session is not None:
-            return earliest(self._session.deadline(), self._beat_at)
+            return earliest(self._session.deadline(), beat_at)
         if self._idle:
-            return self._beat_at
-        return earliest(self._begin_at, self._beat_at)
+            return beat_at
+        return earliest(self._begin_at, beat_at)
 
     def _dispatch(self, descriptor: int) -> None:
         if descriptor == self._agent.fileno():
@@ -144,10 +145,10 @@ class EngineProcess:
             self._peer_events.append(notice)
 
     def _housekeeping(self, now: float) -> None:
-        if now >= self._beat_at:
-            self._keeper.request(keeper_messages.Heartbeat())
-            notify("WATCHDOG=1")
-            self._beat_at = now + keeper_messages.HEARTBEAT_S
+        if now - self._beaten_at >= keeper_messages.HEARTBEAT_S:
+            self._beaten_at = now
+            self._keeper.beat()
+            self._watchdog.feed(now)
             if self._session is not None:
                 self._session.refresh()
             self._report()
@@ -239,13 +240,16 @@ class EngineProcess:
             self._begin_at = now
             self._set_stage("wait")
             return
-        lived = now - session.connected_at if session else 0.0
-        if session and session.connected_at and lived >= STABLE_S:
+        lived = 0.0
+        if session and session.connected_at:
+            lived = now - session.connected_at
+        if lived >= STABLE_S:
             self._rotation.succeeded()
         passes = self._rotation.passes
-        wait = self._rotation.failed(ended)
+        wait = self._rotation.failed(ended, lived)
         self._begin_at = now + wait
-        self._say(ended.code, f"{self._cause[1]}; next try in {wait:.0f} s")
+        when = f"in {wait:.0f} s" if wait else "now"
+        self._say(ended.code, f"{self._cause[1]}; next try {when}")
         self._set_stage("wait")
         if self._rotation.exhausted:
             self._finish(os.EX_UNAVAILABLE)
@@ -405,7 +409,6 @@ class EngineProcess:
             )
         settings, counters = session.settings, session.counters()
         status = session.engine.status
-        since = session.connected_at
         return messages.Report(
             stage=self._stage,
             code=code,
@@ -430,7 +433,7 @@ class EngineProcess:
             if settings
             else (),
             mtu=settings.mtu if settings else 0,
-            connected_for=round(time.monotonic() - since) if since else 0.0,
+            connected_at=session.connected_at,
             rekeys=max(session.installs - 1, 0),
             rx_packets=counters.rx_packets,
             rx_bytes=counters.rx_bytes,
@@ -457,7 +460,7 @@ def _await_job(agent: socket.socket) -> None:
     The keeper would take who is silent for dead: it is asked afterwards.
     """
     notify("READY=1")
-    while not select.select([agent], [], [], keeper_messages.HEARTBEAT_S)[0]:
+    while not select.select([agent], [], [], WATCHDOG_S)[0]:
         notify("WATCHDOG=1")
 
 

@@ -53,8 +53,12 @@ class Rotation:
         self.attempts = self.passes = 0
         self._tried.clear()
 
-    def failed(self, ended: Ended) -> float:
-        """Move on as `ended` says; give the seconds to wait first."""
+    def failed(self, ended: Ended, lived: float = 0.0) -> float:
+        """Move on as `ended` says; give the seconds to wait first.
+
+        lived: for how many seconds it was connected. What carried traffic
+        for longer than the wait is tried again at once, and has not failed.
+        """
         self.attempts += 1
         self._tried.add(self.index)
         self._advance(ended.advance)
@@ -64,7 +68,11 @@ class Rotation:
             self._tried.clear()
             self.passes += 1
             wait = min(first * 2.0 ** (self.passes - 1), float(most))
-        return max(min(wait, BACKOFF_MAX), ended.backoff)
+        wait = min(wait, BACKOFF_MAX)
+        if lived > wait and not ended.backoff:
+            self.succeeded()
+            return 0.0
+        return max(wait, ended.backoff)
 
     def _advance(self, how: str) -> None:
         if how == "no":

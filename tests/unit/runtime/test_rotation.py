@@ -56,6 +56,23 @@ def test_success_starts_the_waits_again():
     assert rotation.failed(Ended("x")) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("lived", "wait"), [(0.0, 5), (4.9, 5), (5.1, 0), (600.0, 0)]
+)
+def test_what_was_connected_for_longer_than_the_wait_does_not_wait(lived, wait):
+    rotation = Rotation(TWO_REMOTES[:1], retry=(5, 30), retry_max=1)
+    assert rotation.failed(Ended("ping-restart"), lived) == wait
+    assert rotation.exhausted == bool(wait)
+    # the try that follows has no such merit
+    assert rotation.failed(Ended("x")) >= 5
+
+
+def test_a_wait_that_the_server_asked_for_is_kept():
+    rotation = Rotation(TWO_REMOTES, retry=(5, 30))
+    assert rotation.failed(Ended("x", backoff=2.0), lived=60.0) == 5.0
+    assert rotation.failed(Ended("x", backoff=42.0), lived=60.0) == 42.0
+
+
 def test_connect_retry_max_counts_passes():
     rotation = Rotation(TWO_REMOTES, retry_max=2)
     for _ in range(5):
