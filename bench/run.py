@@ -212,10 +212,12 @@ class FirstPacket:
 
 
 def first_answer(rig: Rig, target: str) -> "subprocess.Popen[bytes]":
-    """A process that ends with the first answer; it asks every 10 ms."""
-    return rig.app.popen(
-        ["ping", "-n", "-i", "0.01", "-w", "30", "-c", "1", target]
-    )
+    """A process that ends with the first answer; it asks every 10 ms.
+
+    ping ends with an error, too, such as that there is no way: not this.
+    """
+    ask = f"until ping -n -i 0.01 -w 30 -c 1 {target}; do sleep 0.01; done"
+    return rig.app.popen(["sh", "-c", ask])
 
 
 def start_load(rig: Rig) -> None:
