@@ -8,6 +8,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import time
 from ipaddress import ip_address
 
@@ -16,6 +18,7 @@ import pytest
 from lab import addresses as at
 from lab.topology import UPLINK_DOMID
 from qubes_vpn.runtime.resolve import AddressCache
+from tests.hostile.rows import ROOT
 from tests.netns.test_closed import World, world  # noqa: F401  (a fixture)
 
 ROLES = ("keeper", "agent", "engine")
@@ -63,6 +66,41 @@ def test_descriptors_run_out(world: World):  # noqa: F811
     world.recovered()
     world.nothing_leaked()
     assert "Traceback" not in world.appliance.log()
+
+
+NONE_LEFT = """
+import resource
+import socket
+from ipaddress import ip_address
+from qubes_vpn.errors import OsRefusedError
+from qubes_vpn.keeper.codec import MessageError, receive_record, send_record
+from qubes_vpn.system.sockets import open_link
+here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+send_record(here, b"a link", [here.fileno()])
+resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+try:
+    receive_record(there)
+except MessageError as error:
+    print(error)
+try:
+    open_link(ip_address("127.0.0.1"), 9, stream=False, mark=0)
+except OsRefusedError as error:
+    print(error)
+"""
+
+
+def test_no_descriptor_is_left_for_a_link():
+    """EMFILE for the engine, which is handed one, and for who opens it."""
+    done = subprocess.run(
+        [sys.executable, "-c", NONE_LEFT],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.splitlines() == [
+        "record or descriptors cut short",
+        "socket: Too many open files",
+    ], done.stderr
 
 
 QUEUE = ("qdisc", "replace", "dev", "eth0", "root")
