@@ -26,6 +26,24 @@ settings.register_profile("nightly", max_examples=50_000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
 
 
+@pytest.fixture
+def lab():
+    """A Qubes network, fresh for each test."""
+    from lab import Lab
+
+    with Lab() as made:
+        yield made
+
+
+@pytest.fixture
+def lab6():
+    """The same, with IPv6 on the uplink."""
+    from lab import Lab
+
+    with Lab(ipv6=True) as made:
+        yield made
+
+
 def _folder(path: Path) -> str:
     """The folder below tests/ that a path is in, or nothing."""
     try:

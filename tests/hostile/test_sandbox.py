@@ -28,14 +28,6 @@ MISSING = {
 
 
 @pytest.fixture
-def lab():
-    from lab import Lab
-
-    with Lab() as made:
-        yield made
-
-
-@pytest.fixture
 def secret(lab):
     folder = lab.scratch / "profiles"
     folder.mkdir(mode=0o700)

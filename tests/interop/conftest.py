@@ -1,21 +1,8 @@
-"""A lab, and real openvpn servers in it."""
+"""Real openvpn servers in the lab."""
 
 import pytest
 
-from lab import Lab
 from lab.openvpn import Server, Settings
-
-
-@pytest.fixture
-def lab():
-    with Lab() as made:
-        yield made
-
-
-@pytest.fixture
-def lab6():
-    with Lab(ipv6=True) as made:
-        yield made
 
 
 @pytest.fixture
