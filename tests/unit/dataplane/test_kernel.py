@@ -3,9 +3,7 @@
 import contextlib
 import select
 import socket
-import threading
 from dataclasses import replace
-from typing import get_args
 
 import pytest
 
@@ -19,52 +17,34 @@ from qubes_vpn.engine.timers import PACKET_ID_WARN
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import SessionError
 from qubes_vpn.keeper import messages
-from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
-from qubes_vpn.keeper.codec import Codec, receive_record, send_record
-from qubes_vpn.keeper.talk import ANSWERS
+from qubes_vpn.keeper.client import KeeperRefusedError
+from tests.unit.keeper.script import Script
 
 SETTINGS = TunnelSettings(ping=2, ping_restart=10, cipher="AES-256-GCM")
 OUT = DirectionKeys(b"o" * 32, implicit_iv=b"p" * 8)
 IN = DirectionKeys(b"i" * 32, implicit_iv=b"j" * 8)
 KEYS = DataKeys(3, 17, "AES-256-GCM", OUT, IN)
 COUNTERS = messages.PeerCounters(1000, 500, 10, 5, 1400, 700, 12, 6)
-REQUESTS = Codec(get_args(messages.EngineRequest))
 
 
-class Script:
-    """The keeper's end: answers as `answers` says, and keeps what came."""
+class Driver(Script):
+    """Answers as `answers` says, by the request's type."""
 
-    def __init__(self, sock):
-        self.asked = []
+    def __init__(self):
+        super().__init__()
         self.answers = {
             messages.NewPeer: messages.TunOpened("ovpn-vpn"),
             messages.GetPeer: COUNTERS,
         }
-        self._sock = sock
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self):
-        with contextlib.suppress(OSError):
-            while data := receive_record(self._sock)[0]:
-                seq, request = REQUESTS.decode(data)
-                self.asked.append(request)
-                answer = self.answers.get(type(request), messages.Done())
-                send_record(self._sock, ANSWERS.encode(seq, answer))
-        self._sock.close()
-
-    def join(self):
-        self._thread.join(10)
+    def answer(self, request):
+        return self.answers.get(type(request), messages.Done()), ()
 
 
 @pytest.fixture
 def keeper():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    script = Script(theirs)
-    client = KeeperClient(ours)
-    yield client, script
-    client.close()
-    script.join()
+    with Driver() as script:
+        yield script.client, script
 
 
 @pytest.fixture

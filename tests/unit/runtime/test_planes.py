@@ -1,12 +1,8 @@
 """Which plane is chosen, by what the keeper and the server say."""
 
-import contextlib
-import os
 import socket
-import threading
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import get_args
 
 import pytest
 
@@ -20,11 +16,10 @@ from qubes_vpn.engine.data_channel import DataChannel
 from qubes_vpn.engine.traffic import Traffic
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages
-from qubes_vpn.keeper.client import KeeperClient, KeeperRefusedError
-from qubes_vpn.keeper.codec import Codec, receive_record, send_record
-from qubes_vpn.keeper.talk import ANSWERS
+from qubes_vpn.keeper.client import KeeperRefusedError
 from qubes_vpn.policy.phase import Plane
 from qubes_vpn.runtime.planes import Planes
+from tests.unit.keeper.script import Script
 
 SIDE = DirectionKeys(b"k" * 32, implicit_iv=b"i" * 8)
 KEYS = DataKeys(3, 17, "AES-256-GCM", SIDE, SIDE)
@@ -37,31 +32,23 @@ remote 192.0.2.10 1194 udp
 peer-fingerprint {FINGERPRINT}
 auth-user-pass
 """
-REQUESTS = Codec(get_args(messages.EngineRequest))
 
 
-class Script:
-    """The keeper's end; `refuse`: reasons by the request's type."""
+class Opener(Script):
+    """Opens what is asked for; `refuse`: reasons by the request's type."""
 
-    def __init__(self, sock):
-        self.asked = []
+    def __init__(self):
+        super().__init__()
         self.refuse = {}
         self.far = []
-        self._sock = sock
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
 
-    def _run(self):
-        with contextlib.suppress(OSError):
-            while data := receive_record(self._sock)[0]:
-                self._answer(*REQUESTS.decode(data))
-        self._sock.close()
+    def stop(self):
+        super().stop()
         for sock in self.far:
             sock.close()
 
-    def _answer(self, seq, request):
-        self.asked.append(request)
-        answer, given = messages.Done(), []
+    def answer(self, request):
+        answer = messages.Done()
         match request:
             case messages.OpenTun():
                 answer = messages.TunOpened("tun-vpn")
@@ -71,31 +58,22 @@ class Script:
         if isinstance(request, messages.OpenLink):
             slug = slug if request.plane is Plane.KERNEL else None
         if slug:
-            answer = messages.Refused(slug, "no")
-        elif isinstance(
+            return messages.Refused(slug, "no"), ()
+        if not isinstance(
             request, messages.OpenLink | messages.OpenRelay | messages.OpenTun
         ):
-            ours, theirs = socket.socketpair(
-                socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
-            )
-            self.far.append(theirs)
-            given = [ours.detach()]
-        send_record(self._sock, ANSWERS.encode(seq, answer), given)
-        for descriptor in given:
-            os.close(descriptor)
-
-    def join(self):
-        self._thread.join(10)
+            return answer, ()
+        ours, theirs = socket.socketpair(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK
+        )
+        self.far.append(theirs)
+        return answer, (ours.detach(),)
 
 
 @pytest.fixture
 def keeper():
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    script = Script(theirs)
-    client = KeeperClient(ours)
-    yield client, script
-    client.close()
-    script.join()
+    with Opener() as script:
+        yield script.client, script
 
 
 def begin(planes, text=PROFILE):
