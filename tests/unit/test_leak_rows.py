@@ -4,11 +4,13 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/security.md").read_text()
 ROWS = {f"L{number:02}" for number in range(1, 70)}
 OUT_OF_SCOPE = {"L64"}
-NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[\w+\])?`")
+NAME = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:\[[\w.]+\])?`")
 
 
 def rows():
@@ -30,6 +32,55 @@ def test_no_row_is_missing():
 def test_every_row_in_scope_has_a_test():
     bare = {row for row, names in rows().items() if not names}
     assert bare == OUT_OF_SCOPE
+
+
+def lines(heading):
+    """The cells of the table whose first line is given."""
+    _, _, table = TEXT.partition(f"\n{heading}\n")
+    found = []
+    for line in table.split("\n")[1:]:
+        if not line.startswith("| "):
+            return found
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "| traffic | no tunnel (blocked, connecting) | connected | test |",
+        "| moment | tests |",
+        "| who | cannot | tried by |",
+        "| fault | test |",
+    ],
+)
+def test_every_line_of_a_table_has_a_test(heading):
+    found = lines(heading)
+    assert len(found) > 8
+    for *said, tests in found:
+        listed = set(re.findall(r"\bL\d\d\b", tests))
+        assert listed <= ROWS - OUT_OF_SCOPE
+        assert listed or NAME.search(tests), said
+
+
+def test_whoever_can_something_cannot_something():
+    can = {who for who, _ in lines("| who | can |")}
+    cannot = {who for who, *_ in lines("| who | cannot | tried by |") if who}
+    assert can == cannot
+
+
+def test_every_check_of_the_box_that_is_named_exists():
+    checks = functions("tests/hostile/units_in_box.py")
+    named = set(re.findall(r"test_in_a_box\[(\w+)\]", TEXT))
+    assert named
+    assert named <= checks
+
+
+def test_every_name_of_a_test_is_understood():
+    """None is passed over by the others because it is written otherwise."""
+    written = re.findall(r"`(tests/[^`]*)`", TEXT)
+    for name in written:
+        assert NAME.fullmatch(f"`{name}`") or (ROOT / name).exists(), name
 
 
 def test_every_test_that_is_named_exists():
