@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from bench.flood import OTHER_WRAPS
 from bench.guardian import CHANGES
 
 OURS, THEIRS = "qubes-vpn", "openvpn"
@@ -157,6 +158,15 @@ TARGETS = (
     *(
         Target("strangers", f"{name}, CPU us", 10, f"{name}, us", "")
         for name in ("spoofed data packet", "spoofed control packet")
+    ),
+    *(
+        Target(
+            "strangers", f"{name}, CPU us", 10, f"{name}, us", "", brief=False
+        )
+        for name in (
+            "spoofed control packet, other session",
+            *(f"spoofed control packet, {wrap}" for wrap in OTHER_WRAPS),
+        )
     ),
     *(
         Target(

@@ -112,10 +112,11 @@ class Rig:
         ours: bool = False,
         push: tuple[str, ...] = PUSH,
         extra: tuple[str, ...] = (),
+        wrap: Wrap = Wrap.TLS_CRYPT,
     ) -> Server:
         """A server, not started: an unmodified OpenVPN's, or ours."""
         settings = Settings(
-            wrap=Wrap.TLS_CRYPT,
+            wrap=wrap,
             cipher=cipher,
             proto=proto,
             address=IPv4Address(OUTSIDE),

@@ -17,7 +17,7 @@ from bench.process import cpu_seconds
 from bench.rig import INSIDE, OUTSIDE, PUSH, Rig
 from bench.variants import CPU_SERVER, VARIANTS, Plain, Running, environment
 from lab.addresses import VPN_PORT
-from lab.openvpn import Server
+from lab.openvpn import Server, Wrap
 
 GIB = 1 << 30
 MIB = 1 << 20
@@ -162,9 +162,12 @@ def session(
     ours: bool = False,
     push: tuple[str, ...] = PUSH,
     extra: tuple[str, ...] = (),
+    wrap: Wrap = Wrap.TLS_CRYPT,
 ) -> Iterator[Session]:
     """A fresh server and a fresh client; traffic flows."""
-    server = rig.server(proto, cipher, ours=ours, push=push, extra=extra)
+    server = rig.server(
+        proto, cipher, ours=ours, push=push, extra=extra, wrap=wrap
+    )
     plain = variant == "plain"
     target = OUTSIDE if plain else INSIDE
     with server, contextlib.closing(FirstPacket(rig)) as link:

@@ -3,7 +3,6 @@
 import itertools
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench import floor, guardian, kernel
+from bench.flood import (
+    OTHER_WRAPS,
+    STRANGER,
+    Ear,
+    datagrams,
+    flooded,
+    strange,
+)
 from bench.micro import micro
 from bench.process import pss_mib, wakeups
 from bench.rig import OUTSIDE, Rig
@@ -24,12 +31,8 @@ from bench.run import (
     session,
     start_load,
 )
-from bench.variants import CPU_SERVER, environment
-from lab.addresses import VPN_PORT
 
 OURS, THEIRS = "qubes-vpn", "openvpn"
-FLOOD_RATE = 20_000
-STRANGER = "10.99.2.3"
 
 
 @dataclass
@@ -265,91 +268,64 @@ def strangers(run: Run) -> None:
     with run.rig() as rig:
         rig.internet.ip(f"addr add {STRANGER}/24 dev downlink")
         for each in run.turns((THEIRS, OURS)):
+            ear = Ear(rig)
             with session(rig, each) as running:
                 run.note(running, each)
-                for kind in ("data", "control"):
-                    cost = _stranger_cost(run, running, each, kind)
-                    run.add(f"spoofed {kind} packet, CPU us", each, cost)
-                cost = _stranger_cost(run, running, each, "data", STRANGER)
+                known = ("--session", ear.session_id().hex())
+                for name, words in (
+                    ("data packet", ("--kind", "data")),
+                    ("control packet", ("--kind", "control", *known)),
+                    ("control packet, other session", ("--kind", "control")),
+                ):
+                    cost = _stranger_cost(run, running, each, *words)
+                    run.add(f"spoofed {name}, CPU us", each, cost)
+                cost = _stranger_cost(run, running, each, source=STRANGER)
                 run.add("wrong source, CPU us", each, cost)
                 for kind in ("up", "down"):
                     _flooded(run, running, each, kind)
+            _wraps(run, rig, each)
+
+
+def _wraps(run: Run, rig: Rig, variant: str) -> None:
+    """What a control packet costs where they are wrapped otherwise."""
+    for wrap in OTHER_WRAPS:
+        ear = Ear(rig)
+        with session(rig, variant, wrap=wrap) as running:
+            known = ("--session", ear.session_id().hex())
+            cost = _stranger_cost(
+                run, running, variant, "--kind", "control", *known
+            )
+            name = f"spoofed control packet, {wrap.value}"
+            run.add(f"{name}, CPU us", variant, cost)
 
 
 def _stranger_cost(
-    run: Run,
-    running: Session,
-    variant: str,
-    kind: str,
-    source: str = OUTSIDE,
+    run: Run, running: Session, variant: str, *words: str, source: str = OUTSIDE
 ) -> float:
     """The client's microseconds a packet, with no other traffic."""
-    before = running.cpu()[0], datagrams(running)
-    words = ["--seconds", str(run.seconds), "--kind", kind]
-    output, _ = strange(running, source, *words).communicate(timeout=60)
-    sent: int = json.loads(output)["sent"]
+    cpu, (taken, refused) = running.cpu()[0], datagrams(running)
+    process = strange(running, source, "--seconds", str(run.seconds), *words)
+    sent: int = json.loads(process.communicate(timeout=60)[0])["sent"]
     time.sleep(0.2)
-    spent, arrived = running.cpu()[0] - before[0], datagrams(running)
-    share = (arrived - before[1]) / sent
-    if source == OUTSIDE and not 0.9 < share < 1.1:
-        raise MismatchError(f"{share:.0%} of the spoofed {kind} arrived")
+    spent, (taken_then, refused_then) = running.cpu()[0], datagrams(running)
+    # the server's own pings are among those that were taken
+    reached = min(taken_then - taken, sent - (refused_then - refused))
+    if source == OUTSIDE and not 0.9 < reached / sent < 1.1:
+        raise MismatchError(f"{reached} of {sent} arrived")
     if source != OUTSIDE:
-        run.add("wrong source, reached the socket %", variant, 100 * share)
-    return spent / sent * 1e6
+        share = 100 * reached / sent
+        run.add("wrong source, reached the socket %", variant, share)
+    return (spent - cpu) / sent * 1e6
 
 
 def _flooded(run: Run, running: Session, variant: str, kind: str) -> None:
     clean = running.transfer(kind, run.mib * MIB)
-    process = strange(running, OUTSIDE, "--seconds", "100")
-    try:
-        flooded = running.transfer(kind, run.mib * MIB)
-        if process.poll() is not None:
-            raise MismatchError("the flood ended before the transfer")
-    finally:
-        process.terminate()
-        process.wait()
+    with flooded(running):
+        under = running.transfer(kind, run.mib * MIB)
     run.add(f"{kind} without the flood, Mbit/s", variant, clean.mbit)
-    run.add(f"{kind} under the flood, Mbit/s", variant, flooded.mbit)
-    share = 100 * flooded.mbit / clean.mbit
+    run.add(f"{kind} under the flood, Mbit/s", variant, under.mbit)
+    share = 100 * under.mbit / clean.mbit
     run.add(f"{kind} kept under the flood, %", variant, share)
-
-
-def strange(
-    running: Session, source: str, *words: str
-) -> "subprocess.Popen[bytes]":
-    port, near = client_port(running)
-    argv = [*("taskset", "-c", CPU_SERVER), sys.executable, "-m"]
-    argv += ["bench.strangers", f"{source}:{VPN_PORT}", f"{near}:{port}"]
-    return running.rig.internet.popen(
-        [*argv, "--rate", str(FLOOD_RATE), *words],
-        stdout=subprocess.PIPE,
-        env=environment(),
-    )
-
-
-def client_port(running: Session) -> tuple[int, str]:
-    """Where the client's socket is: its port and address."""
-    for line in Path(f"/proc/{running.pid}/net/udp").read_text().splitlines():
-        words = line.split()
-        if words[2].endswith(f":{VPN_PORT:04X}"):
-            return int(words[1].split(":")[1], 16), "10.99.2.1"
-    return _unconnected(running)
-
-
-def _unconnected(running: Session) -> tuple[int, str]:
-    """Of a client that does not connect its socket: from the server's log."""
-    found = running.server.wait_for(r"10\.99\.2\.1:(\d+)")
-    return int(found[1]), "10.99.2.1"
-
-
-def datagrams(running: Session) -> int:
-    """What UDP has handed to sockets in the VPN qube, or had no room for."""
-    text = Path(f"/proc/{running.pid}/net/snmp").read_text()
-    names, values = [
-        line.split()[1:] for line in text.splitlines() if line[:4] == "Udp:"
-    ]
-    found = dict(zip(names, map(int, values), strict=True))
-    return found["InDatagrams"] + found["RcvbufErrors"]
 
 
 def floors(run: Run) -> None:

@@ -5,7 +5,9 @@
 Runs in the internet as root. SOURCE may be the VPN server's own address and
 port: then they look as if they came from it, and only their tags tell. kind:
 data (1,400 bytes with the session's header), control (a control packet of the
-session's opcode), mixed (turn by turn). Prints JSON: how many, how long.
+session's opcode), mixed (turn by turn). --session: the server's session id in
+hex, which everybody on the path sees; without it, any. Prints JSON: how many,
+how long.
 """
 
 import argparse
@@ -37,11 +39,12 @@ def packet(
     return _IP.pack(0x45, 0, size, 0, 0, 64, socket.IPPROTO_UDP, 0, *ends) + udp
 
 
-def bodies(kind: str) -> list[bytes]:
+def bodies(kind: str, session: bytes) -> list[bytes]:
     dice = random.Random(1)
+    starts = {"data": b"", "control": session}
     kinds = SHAPES if kind == "mixed" else (kind,)
     return [
-        SHAPES[each][0] + dice.randbytes(SHAPES[each][1])
+        SHAPES[each][0] + starts[each] + dice.randbytes(SHAPES[each][1])
         for _ in range(50)
         for each in kinds
     ]
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("source", type=endpoint)
     parser.add_argument("target", type=endpoint)
     parser.add_argument("--kind", choices=KINDS, default="mixed")
+    parser.add_argument("--session", type=bytes.fromhex, default=b"")
     parser.add_argument("--rate", type=int, default=20_000)
     parser.add_argument("--seconds", type=float, default=2.0)
     given = parser.parse_args()
@@ -64,7 +68,7 @@ def main() -> None:
     packets = itertools.cycle(
         [
             packet(given.source, given.target, each)
-            for each in bodies(given.kind)
+            for each in bodies(given.kind, given.session)
         ]
     )
     sent, began = 0, time.monotonic()
