@@ -125,19 +125,17 @@ def test_the_lock_needs_no_python_and_no_configuration(root):
 def test_each_service_feeds_its_watchdog(root):
     from pathlib import Path
 
+    from qubes_vpn.runtime.agent import LOOK_S
+    from qubes_vpn.system.notify import WATCHDOG_S
+
     top = Path(__file__).resolve().parents[2] / "qubes_vpn"
     feeders = {
-        "keeper": ["keeper/__main__.py", "keeper/server.py"],
-        "engine": ["runtime/engine.py"],
-        "agent": ["runtime/qube.py"],
+        "keeper": ("keeper/server.py", "_watchdog.feed(", WATCHDOG_S),
+        "engine": ("runtime/engine.py", "_watchdog.feed(", WATCHDOG_S),
+        "agent": ("runtime/qube.py", 'notify("WATCHDOG=1")', LOOK_S),
     }
-    for name, files in feeders.items():
-        feeds = any(
-            "WATCHDOG=1" in (top / file).read_text()
-            for file in files
-            if (top / file).exists()
-        )
+    for name, (file, feeds, seconds) in feeders.items():
         found = settings(root, name)
         assert found["Type"] == ["notify"]
-        assert "WatchdogSec" in found
-        assert feeds, name
+        assert int(found["WatchdogSec"][0]) > 2 * seconds
+        assert feeds in (top / file).read_text(), name
