@@ -53,6 +53,7 @@ TLS = f"{CRYPTO}/test_tls"
 VERIFY = f"{CRYPTO}/test_verify"
 CBC = f"{CRYPTO}/test_cbc"
 REPLAY = f"{CRYPTO}/test_replay"
+STRANGERS = "tests/property/test_strangers"
 PULLED = f"{CONFIG}/test_pulled"
 PLANE = "tests/unit/dataplane/test_userspace"
 ROTATION = "tests/unit/runtime/test_rotation"
@@ -94,6 +95,7 @@ ROWS = {
         (
             *_in(WRAP, "openvpns_packets_replayed_are_refused"),
             *_in(CLIENT, "replayed_control_packets_change_nothing"),
+            *_in(STRANGERS, "what_was_heard_is_refused_when_it_comes_again"),
         ),
     ),
     "P06": Row(
@@ -133,6 +135,7 @@ ROWS = {
         (
             *_in(WRAP, "headers_that_are_malformed"),
             *_in(CLIENTS, "what_another_client_sent_is_nothing_from_elsewhere"),
+            *_in(STRANGERS, "a_refused_packet_leaves_a_count"),
         ),
     ),
     "P13": Row(
