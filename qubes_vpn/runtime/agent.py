@@ -10,22 +10,20 @@ import contextlib
 import os
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from qubes_vpn.errors import OsRefusedError
 from qubes_vpn.keeper import messages as keeper_messages
 from qubes_vpn.keeper.client import KeeperClient
-from qubes_vpn.keeper.codec import MessageError, receive_record, send_record
+from qubes_vpn.keeper.codec import MessageError
 from qubes_vpn.policy.phase import Address
-from qubes_vpn.runtime import job as jobs
 from qubes_vpn.runtime import messages
 from qubes_vpn.runtime.calls import Calls
 from qubes_vpn.runtime.control import ControlServer
+from qubes_vpn.runtime.engine_talk import EngineTalk
 from qubes_vpn.runtime.resolve import candidates, lookup
 from qubes_vpn.runtime.task import People, Task, Wiring
 from qubes_vpn.runtime.view import View
@@ -58,13 +56,12 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._control = ControlServer(control, self._selector, self._on_verb)
         self._keeper: KeeperClient | None = None
-        self._engine: socket.socket | None = None
+        self._engine: EngineTalk | None = None
         self._view = View(task.name)
         self._start_at = self._look_at = 0.0
         self._backoff = RESTART_FIRST_S
         self._stop_by: float | None = None
         self._status: int | None = None
-        self._sequence = 0
         self._shown = ""
         self._calls = Calls(self._selector)
         self._folders = Folders()
@@ -156,18 +153,14 @@ class Agent:
             self._put_off(now)
 
     def _start_engine(self, keeper: KeeperClient) -> None:
-        self._engine = self._wiring.start_engine(keeper)
+        self._engine = EngineTalk(self._wiring.start_engine(keeper))
         self._selector.register(
             self._engine, selectors.EVENT_READ, self._on_engine
         )
-        self._tell_job(messages.Start(self._view.candidates, self._task.plane))
-
-    def _tell_job(self, message: object) -> None:
-        descriptor = jobs.pack(self._task.job)
-        try:
-            self._tell(message, (descriptor,))
-        finally:
-            os.close(descriptor)
+        self._engine.tell_job(
+            messages.Start(self._view.candidates, self._task.plane),
+            self._task.job,
+        )
 
     def _on_files(self) -> None:
         """Look at the files that we follow, and hear of the next change."""
@@ -177,25 +170,15 @@ class Agent:
             for path in self._files()
             for folder in (path.parent, path.resolve().parent)
         )
-        self._look_at_revocations()
+        task = self._task.reread()
+        if task is not self._task:
+            self._task = task
+            if self._engine is not None:
+                self._engine.tell_job(messages.Revocations(), task.job)
 
     def _files(self) -> Iterator[Path]:
         """Give what is followed; of a folder, a file in it."""
-        path = self._task.profile.server_check.crl_path
-        if path:
-            folder = Path(self._task.job.name).resolve().parent
-            yield folder / (path + "*" if path.endswith("/") else path)
-
-    def _look_at_revocations(self) -> None:
-        """Read the list of crl-verify again; tell the engine of a change."""
-        task = self._task
-        path = task.profile.server_check.crl_path
-        if not path or task.read is None:
-            return
-        job = task.job.reread(path, task.read)
-        if job != task.job:
-            self._task = replace(task, job=job)
-            self._tell_job(messages.Revocations())
+        yield from self._task.followed()
 
     def _put_off(self, now: float) -> None:
         self._start_at = now + self._backoff
@@ -320,12 +303,7 @@ class Agent:
     def _on_engine(self) -> None:
         assert self._engine is not None
         try:
-            data, descriptors = receive_record(self._engine)
-            for descriptor in descriptors:
-                os.close(descriptor)
-            if not data:
-                raise OSError("end of file")
-            message = messages.CODEC.decode(data)[1]
+            message = self._engine.receive()
         except (OSError, MessageError) as error:
             if self._stop_by is not None:
                 self._status = os.EX_OK
@@ -356,17 +334,9 @@ class Agent:
             case _:
                 self._lose_engine("it said what engines do not say")
 
-    def _tell(self, message: object, descriptors: tuple[int, ...] = ()) -> None:
-        if self._engine is None:
-            return
-        self._sequence += 1
-        # a dead engine is noticed by the end of its socket
-        with contextlib.suppress(OSError):
-            send_record(
-                self._engine,
-                messages.CODEC.encode(self._sequence, message),
-                descriptors,
-            )
+    def _tell(self, message: object) -> None:
+        if self._engine is not None:
+            self._engine.tell(message)
 
     # --- people
 

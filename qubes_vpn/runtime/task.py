@@ -1,9 +1,10 @@
 """What an agent is given: a task, a way to its processes, and people."""
 
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv6Address
+from pathlib import Path
 from typing import Protocol
 
 from qubes_vpn.config.profile import ClientProfile
@@ -51,6 +52,21 @@ class Task:
     plane: str = "auto"
     any_family: bool = False
     read: Callable[[str], bytes] | None = None
+
+    def followed(self) -> Iterator[Path]:
+        """Give the files whose changes count; of a folder, a file in it."""
+        path = self.profile.server_check.crl_path
+        if path:
+            folder = Path(self.job.name).resolve().parent
+            yield folder / (path + "*" if path.endswith("/") else path)
+
+    def reread(self) -> "Task":
+        """Give the task with crl-verify's list as it is now; may be itself."""
+        path = self.profile.server_check.crl_path
+        if not path or self.read is None:
+            return self
+        job = self.job.reread(path, self.read)
+        return self if job == self.job else replace(self, job=job)
 
 
 class People(Protocol):
