@@ -46,12 +46,22 @@ def _manage(server, command):
         return said.decode()
 
 
+def restarted(server, **changes):
+    server.settings = dataclasses.replace(server.settings, **changes)
+    server.stop()
+    server.start()
+    return server
+
+
 def test_a_27_server_changes_settings_while_connected(newest, connect):
-    live = connect(newest)
+    # a key that the server renews first takes an update that waits with it
+    live = connect(restarted(newest, reneg=0), reneg=2)
     assert live.ping_through(GATEWAY)[20] == 0
     assert live.of(effects.ApplySettings)[-1].settings.dyn_tls_crypt
     update = "route 172.20.0.0 255.255.0.0, ?unheard of"
     assert "SUCCESS" in _manage(newest, f'push-update-broad "{update}"')
+    # and it waits until the server hears from the client
+    assert live.ping_through(GATEWAY)[20] == 0
     live.run_until(lambda one: len(one.of(effects.ApplySettings)) == 2)
     routes = live.of(effects.ApplySettings)[-1].settings.routes
     assert "172.20.0.0/16" in [str(one.network) for one in routes]
@@ -66,9 +76,7 @@ def test_a_27_server_changes_settings_while_connected(newest, connect):
     ["AES-128-GCM", "AES-192-GCM", "AES-256-GCM", "CHACHA20-POLY1305"],
 )
 def test_a_27_server_and_we_use_epochs(newest, connect, cipher):
-    newest.settings = dataclasses.replace(newest.settings, cipher=cipher)
-    newest.stop()
-    newest.start()
+    restarted(newest, cipher=cipher)
     live = connect(newest, features=PlaneFeatures(epoch=True))
     settings = live.of(effects.ApplySettings)[-1].settings
     assert settings.aead_epoch
@@ -85,16 +93,14 @@ def test_a_27_server_calls_us_by_another_name(newest, attach):
     folder = newest.scratch / "ccd"
     folder.mkdir(exist_ok=True)
     (folder / "client").write_text("override-username bob\n")
-    newest.settings = dataclasses.replace(
-        newest.settings,
+    restarted(
+        newest,
         users=(("alice", "wonder land"),),
         extra=(
             *newest.settings.extra,
             *(f"client-config-dir {folder}", "auth-gen-token 600 120"),
         ),
     )
-    newest.stop()
-    newest.start()
     alice = Credentials("alice", "wonder land")
     profile = profile_of(newest, reneg=0)
     live = attach(profile, credentials=alice)
