@@ -82,7 +82,7 @@ def on_info(message: Info, state: ClientState, now: Now) -> AskUser | Notice:
     """Return what INFO or INFO_PRE shows to the user.
 
     WEB_AUTH:flags:url and OPEN_URL:url want a browser; CR_TEXT:flags:text
-    wants an answer (CR_RESPONSE); anything else is only shown.
+    wants an answer (CR_RESPONSE) if R is a flag; anything else is only shown.
     """
     timeout = CHALLENGE_TIMEOUT
     if isinstance(state, Pulling):
@@ -93,7 +93,8 @@ def on_info(message: Info, state: ClientState, now: Now) -> AskUser | Notice:
     flags, _, text = rest.partition(":")
     if kind == "WEB_AUTH":
         return AskUser("url", printable(text), timeout=timeout)
-    if kind == "CR_TEXT":
-        echo = "E" in flags.split(",")
-        return AskUser("crtext", printable(text), echo, timeout)
-    return Notice("QV-523", printable(message.text))
+    options = flags.split(",")
+    if kind == "CR_TEXT" and "R" in options:
+        return AskUser("crtext", printable(text), "E" in options, timeout)
+    shown = text if kind == "CR_TEXT" else message.text
+    return Notice("QV-523", printable(shown))

@@ -217,6 +217,7 @@ def test_a_login_page_is_shown_with_the_time_that_is_left(waiting):
             "https://example.org/x",
         ),
         ("call the front desk", effects.Notice, "call the front desk"),
+        ("CR_TEXT:E:see your phone", effects.Notice, "see your phone"),
     ],
 )
 def test_other_words_before_a_login_are_shown(waiting, words, kind, shown):
