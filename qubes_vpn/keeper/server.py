@@ -4,44 +4,31 @@ One thread, one loop. Whatever ends (engine, agent, ourselves), the network is
 closed first and cleaned up afterwards.
 """
 
-import contextlib
 import math
 import selectors
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from qubes_vpn.errors import OsRefusedError
-from qubes_vpn.keeper import bounds, messages, talk
+from qubes_vpn.keeper import messages, talk
 from qubes_vpn.keeper.bounds import RequestRefusedError, require
 from qubes_vpn.keeper.codec import Codec
 from qubes_vpn.keeper.device import Device
-from qubes_vpn.keeper.kernel import KernelPeer
 from qubes_vpn.keeper.layers import Layers
 from qubes_vpn.keeper.phases import Phases, phase_name
 from qubes_vpn.keeper.talk import Answer
-from qubes_vpn.policy.phase import (
-    Blocked,
-    Connected,
-    Connecting,
-    Endpoint,
-    Plane,
-    Transport,
-)
+from qubes_vpn.keeper.tunnel import DONE, Tunnel
+from qubes_vpn.policy.phase import Blocked, Connected
 from qubes_vpn.system import clock
 from qubes_vpn.system.notify import WATCHDOG_S, Watchdog
-from qubes_vpn.system.ovpn import News
-from qubes_vpn.system.sockets import open_link
 
 # The loop is not woken more often, and not without a reason.
 TICK_S: Final = 1.0
 # An engine that has not spoken yet is still starting; it holds nothing.
 STARTUP_S: Final = 30.0
 SEND_TIMEOUT_S: Final = 1.0
-DNS_PORT: Final = 53
-
-_DONE: Final[Answer] = (messages.Done(), [])
 
 
 @dataclass(slots=True)
@@ -75,33 +62,18 @@ class Keeper:
         self.tick_due: Callable[[], float] = lambda: math.inf
         self._ticked = 0.0
         self._watchdog = Watchdog()
-        self._tun = self._device = device
-        self._kernel = KernelPeer(layers.rtnl, device.name)
-        self._news: News | None = None
+        self._tunnel = Tunnel(
+            layers, self.phases, device, self._tell, self.watch
+        )
         self._outlive_agent = outlive_agent
         self._selector = selectors.DefaultSelector()
         self._agent: socket.socket | None = None
         self._engine: Engine | None = None
-        self._endpoints: tuple[Endpoint, ...] = ()
-        self._index = -1
-        self._plane = Plane.USERSPACE
-        self._configured: messages.Configure | None = None
         self._stopping = False
         self._handlers: dict[type, Callable[[Any, list[int]], Answer]] = {
-            messages.SetEndpoints: self._set_endpoints,
             messages.AdoptEngine: self._adopt_engine,
-            messages.OpenResolver: self._open_resolver,
-            messages.CloseResolver: self._close_resolver,
             messages.GetStatus: self._get_status,
-            messages.Close: self._close,
-            messages.OpenLink: self._open_link,
-            messages.OpenRelay: self._open_relay,
-            messages.OpenTun: self._open_tun,
-            messages.Configure: self._configure,
-            messages.OpenForwarding: self._open_forwarding,
-            messages.CloseForwarding: self._close_forwarding,
             messages.Heartbeat: self._heartbeat,
-            messages.NewPeer: self._new_peer,
         }
 
     # --- the loop
@@ -109,7 +81,7 @@ class Keeper:
     def start(self) -> None:
         """Close everything, whatever state was left. OsRefusedError."""
         self.phases.start()
-        self._delete_devices()
+        self._tunnel.delete_devices()
         self.phases.on_applied()
 
     def watch(self, readable: Any, callback: Callable[[], None]) -> None:  # noqa: ANN401 whatever selectors take
@@ -198,6 +170,13 @@ class Keeper:
         if self._agent is not None:
             talk.tell(self._agent, notice)
 
+    def _tell(self, notice: messages.Notice) -> None:
+        """Tell whose matter it is."""
+        if not isinstance(notice, messages.PeerEvent):
+            self.notice(notice)
+        elif self._engine is not None:
+            talk.tell(self._engine.sock, notice)
+
     def _serve(self, sock: socket.socket, codec: Codec) -> None:
         """Take one request. What is no request ends the connection."""
         try:
@@ -207,10 +186,10 @@ class Keeper:
 
     def _do(self, request: object, received: list[int]) -> Answer:
         handler = self._handlers.get(type(request))
-        simple = self._kernel.handlers.get(type(request))
+        simple = self._tunnel.handlers.get(type(request))
         try:
             if simple is not None:
-                return simple(request), []
+                return simple(request)
             require(handler, "unsupported")
             assert handler is not None
             return handler(request, received)
@@ -239,23 +218,8 @@ class Keeper:
         self._shut(f"engine-{reason}", final=final)
         self.unwatch(engine.sock)
         engine.sock.close()
-        self._index = -1
-        self._configured = None
-        self._forget_peer()
-        self.phases.forget_connections()
-        with contextlib.suppress(OsRefusedError):
-            self._delete_devices()
+        self._tunnel.end()
         self.notice(messages.EngineLost(reason))
-
-    def _delete_devices(self) -> None:
-        self._tun.delete()
-        if self._kernel.device.name != self._tun.name:
-            self._kernel.device.delete()
-
-    def _forget_peer(self) -> None:
-        # closed before: what is left of it carries nothing of a qube
-        with contextlib.suppress(OsRefusedError):
-            self._kernel.forget()
 
     # --- closing by ourselves
 
@@ -273,65 +237,30 @@ class Keeper:
 
         A device that is gone ends the engine, and closes.
         """
-        request = self._configured
-        if request is None or not isinstance(self.phases.now, Connected):
-            return False
         try:
-            if self._device.matches(request.addresses, request.mtu):
+            if not self._tunnel.restore_device():
                 return False
-            self._device.configure(request.addresses, request.mtu)
         except OsRefusedError:
             self._drop_engine("device-gone")
         # what was masqueraded meanwhile has another interface's address
         self.phases.forget_connections()
         return True
 
-    # --- requests of the agent
-
-    def _set_endpoints(
-        self, request: messages.SetEndpoints, _: list[int]
-    ) -> Answer:
-        bounds.check_endpoints(request.endpoints)
-        phase = self.phases.now
-        if not isinstance(phase, Blocked):
-            if phase.endpoint in request.endpoints:
-                self._index = request.endpoints.index(phase.endpoint)
-            else:
-                self._index = -1
-                self.phases.to(Blocked(), "endpoint-removed")
-                self.phases.forget_connections()
-        self._endpoints = request.endpoints
-        six = any(end.address.version == 6 for end in request.endpoints)
-        self.layers.set_uplink_ipv6(wanted=six)
-        return _DONE
+    # --- requests that are about engine and keeper
 
     def _adopt_engine(
         self, _: messages.AdoptEngine, received: list[int]
     ) -> Answer:
         require(len(received) == 1, "one-descriptor")
         self.adopt_engine(socket.socket(fileno=received.pop()))
-        return _DONE
-
-    def _open_resolver(
-        self, request: messages.OpenResolver, _: list[int]
-    ) -> Answer:
-        bounds.check_address(request.resolver)
-        end = Endpoint(request.resolver, Transport.UDP, DNS_PORT)
-        self.phases.open_resolver(end)
-        return messages.Done(), [_socket_to(end, self.layers.mark)]
-
-    def _close_resolver(
-        self, _: messages.CloseResolver, __: list[int]
-    ) -> Answer:
-        self.phases.withdraw_resolver()
-        return _DONE
+        return DONE
 
     def _get_status(self, _: messages.GetStatus, __: list[int]) -> Answer:
         phase = self.phases.now
         return messages.KeeperStatus(
             phase=phase_name(phase),
             device=phase.device if isinstance(phase, Connected) else "",
-            endpoint=self._index,
+            endpoint=self._tunnel.index,
             engine=self.has_engine,
             lock=self.layers.lock(),
             repairs=self.repairs,
@@ -340,155 +269,7 @@ class Keeper:
             resumes_in=max(0, round(self.resume_at - clock.monotonic())),
         ), []
 
-    # --- requests of the engine
-
     def _heartbeat(self, _: messages.Heartbeat, __: list[int]) -> Answer:
         assert self._engine is not None
         self._engine.heard, self._engine.spoke = clock.monotonic(), True
-        return _DONE
-
-    def _open_link(self, request: messages.OpenLink, _: list[int]) -> Answer:
-        bounds.check_link(request, len(self._endpoints))
-        if request.plane is Plane.KERNEL:
-            self._listen_to_driver()
-        endpoint = self._endpoints[request.index]
-        self._index = request.index
-        self.phases.to(Connecting(endpoint, request.plane))
-        self._forget_peer()
-        descriptor = _socket_to(endpoint, self.layers.mark, request)
-        if request.plane is Plane.KERNEL:
-            self._kernel.hold(descriptor)
-        return messages.Done(), [descriptor]
-
-    def _open_relay(self, request: messages.OpenRelay, _: list[int]) -> Answer:
-        bounds.check_relay(request)
-        phase = self.phases.now
-        ready = isinstance(phase, Connecting) and phase.endpoint.relays
-        require(ready, "no-relay")
-        assert isinstance(phase, Connecting)
-        self.phases.to(replace(phase, relay=request.port))
-        end = Endpoint(phase.endpoint.address, Transport.UDP, request.port)
-        descriptor = _socket_to(end, self.layers.mark, request)
-        return messages.Done(), [descriptor]
-
-    def _listen_to_driver(self) -> None:
-        """Hear of the driver's peers; refused where there is no driver."""
-        if self._news is None:
-            self._news = self._kernel.news()
-            self.watch(self._news, self._on_news)
-
-    def _on_news(self) -> None:
-        """Tell the engine what became of its peer."""
-        assert self._news is not None
-        try:
-            found = list(self._news.receive())
-        except OsRefusedError:
-            return  # some were lost: the engine's own timers see it too
-        for news in found:
-            if self._kernel.concerns(news) and self._engine is not None:
-                event = messages.PeerEvent(news.peer_id, news.what)
-                talk.tell(self._engine.sock, event)
-
-    def _new_peer(self, request: messages.NewPeer, _: list[int]) -> Answer:
-        phase = self.phases.now
-        ready = isinstance(phase, Connecting) and phase.plane is Plane.KERNEL
-        require(ready, "no-link")
-        self._configured = None
-        self._device = self._kernel.device
-        self._kernel.new_peer(request)
-        return messages.TunOpened(self._device.name), []
-
-    def _open_tun(self, request: messages.OpenTun, _: list[int]) -> Answer:
-        phase = self.phases.now
-        if not isinstance(phase, Blocked) and phase != Connecting(
-            phase.endpoint
-        ):
-            self.phases.to(Connecting(phase.endpoint))
-        self._forget_peer()
-        self._configured = None
-        self._device = self._tun
-        descriptor, offloads = self._device.open(vnet_hdr=request.vnet_hdr)
-        return messages.TunOpened(self._device.name, offloads), [descriptor]
-
-    def _configure(self, request: messages.Configure, _: list[int]) -> Answer:
-        name = self._device.name
-        destinations = bounds.check_configure(request, name)
-        if self._device.configure(request.addresses, request.mtu):
-            # an old address must not meet the new session
-            self.phases.forget_connections()
-        self._configured = request
-        wanted = replace(self.layers.wanted, destinations=destinations)
-        if isinstance(wanted.phase, Connected):
-            phase = replace(wanted.phase, **_dns_of(request))
-            wanted = replace(wanted, phase=phase)
-        self.phases.go(wanted)
-        self.notice(messages.DnsChanged(request.dns, request.search))
-        return _DONE
-
-    def _open_forwarding(
-        self, request: messages.OpenForwarding, _: list[int]
-    ) -> Answer:
-        bounds.check_forwarding(request)
-        phase = self.phases.now
-        require(not isinstance(phase, Blocked), "no-link")
-        assert not isinstance(phase, Blocked)
-        require(self._configured, "not-configured")
-        assert self._configured is not None
-        connected = Connected(
-            endpoint=phase.endpoint,
-            device=self._device.link().name,
-            mss4=request.mss4,
-            mss6=request.mss6,
-            ipv4=request.ipv4,
-            ipv6=request.ipv6,
-            plane=phase.plane,
-            relay=phase.relay,
-        )
-        connected = replace(connected, **_dns_of(self._configured))
-        self.phases.to(connected)
-        return _DONE
-
-    def _close_forwarding(
-        self, _: messages.CloseForwarding, __: list[int]
-    ) -> Answer:
-        phase = self.phases.now
-        if isinstance(phase, Connected):
-            self.phases.to(Connecting(phase.endpoint, phase.plane, phase.relay))
-        return _DONE
-
-    def _close(self, request: messages.Close, _: list[int]) -> Answer:
-        self._index = -1
-        try:
-            self.phases.to(Blocked(final=request.final), "asked")
-        finally:
-            self._forget_peer()
-            self.phases.forget_connections()
-        return _DONE
-
-
-def _dns_of(request: messages.Configure) -> dict[str, Any]:
-    """Give what a Configure says of DNS, as fields of Connected."""
-    return {
-        "dns": request.dns,
-        "dns_passthrough": request.dns_passthrough,
-        "block_dot": request.block_dot,
-    }
-
-
-def _socket_to(
-    endpoint: Endpoint,
-    mark: int,
-    request: messages.OpenLink | messages.OpenRelay | None = None,
-) -> int:
-    """Open a socket with our mark and group; only its descriptor is kept."""
-    sock = open_link(
-        endpoint.address,
-        endpoint.port,
-        stream=endpoint.transport is Transport.TCP,
-        mark=mark,
-        lport=request.lport if request else 0,
-        sndbuf=request.sndbuf if request else 0,
-        rcvbuf=request.rcvbuf if request else 0,
-        local=request.local if request else None,
-    )
-    return sock.detach()
+        return DONE
