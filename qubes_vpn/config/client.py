@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from qubes_vpn.config import certificates, endpoints, trust
-from qubes_vpn.config.document import INLINE, Document, Item
-from qubes_vpn.config.material import name_and_password, read_key
-from qubes_vpn.config.model import ClientProfile, Credentials
+from qubes_vpn.config.document import Document, Item
+from qubes_vpn.config.login import login
+from qubes_vpn.config.material import read_key
+from qubes_vpn.config.model import ClientProfile
 from qubes_vpn.config.tunnel import (
     TOPOLOGIES,
     DnsOptions,
@@ -21,8 +22,6 @@ from qubes_vpn.wire.keyfile import parse_static_key
 
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
 CONTROL_MAX: Final = 2048  # OpenVPN's buffer for a control packet
-# What 2.7 sends for a password where only a name is asked for.
-NAME_ONLY: Final = Credentials(None, "[[BLANK]]")
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
 DEFAULT_DIGEST: Final = "SHA1"
 # OpenVPN knows them, where OpenSSL does.
@@ -39,7 +38,7 @@ def build(doc: Document) -> ClientProfile:
     wrap = trust.control_wrap(doc)
     ciphers, fallback = data_ciphers(doc)
     fields: dict[str, Any] = {}
-    for part in (timing, rekeying, _addresses, _sizes, _login, _rest):
+    for part in (timing, rekeying, _addresses, _sizes, login, _rest):
         fields |= part(doc)
     profile = ClientProfile(
         remotes=remotes,
@@ -341,65 +340,6 @@ def _sizes(doc: Document) -> dict[str, Any]:
     }
 
 
-def _login(doc: Document) -> dict[str, Any]:
-    challenge = doc.last("static-challenge")
-    how = challenge.value(2, "scrv1") if challenge else "scrv1"
-    if challenge and how not in {"scrv1", "concat"}:
-        message = "static-challenge takes scrv1 or concat"
-        doc.report(challenge.statement, message, 3)
-    login = _credentials(doc)
-    if challenge and login == NAME_ONLY:
-        message = "static-challenge needs a password to be asked for"
-        doc.report(challenge.statement, message)
-    return {
-        "auth_user_pass": login,
-        "auth_retry": trust.one_of(
-            doc, "auth-retry", ("none", "nointeract", "interact"), "none"
-        ),
-        "auth_nocache": doc.has("auth-nocache"),
-        "static_challenge": (
-            (challenge.values[0], challenge.values[1] == "1")
-            if challenge
-            else None
-        ),
-        "static_challenge_concat": how == "concat",
-        "secret": _secret(doc),
-        "push_peer_info": doc.has("push-peer-info"),
-        "peer_info": tuple(
-            (item.values[0], item.value(1, ""))
-            for item in doc.all("setenv")
-            if item.values[0].startswith(("UV_", "IV_"))
-        ),
-    }
-
-
-def _credentials(doc: Document) -> Credentials | None:
-    """Read auth-user-pass. A file that is missing is not a problem.
-
-    Profiles of providers name a file of their own place; whoever uses the
-    profile is asked for the name and password then.
-    """
-    item = doc.last("auth-user-pass")
-    if item is None:
-        return None
-    named = item.statement.block is None and item.value(0, INLINE) != INLINE
-    if named and item.values[0] == "username-only":
-        return NAME_ONLY
-    if named:
-        path = item.values[0]
-        try:
-            doc.read_raw(path)
-        except (OSError, ValueError):
-            doc.note(item.statement, f"{path} is not there: you are asked")
-            return Credentials()
-    if not item.values and item.statement.block is None:
-        return Credentials()
-    found = doc.material("auth-user-pass")
-    if found is None:
-        return Credentials()
-    return Credentials(*name_and_password(doc, found))
-
-
 def _secret(doc: Document) -> tuple[bytes, int | None] | None:
     found = doc.material("secret")
     if found is None:
@@ -410,6 +350,7 @@ def _secret(doc: Document) -> tuple[bytes, int | None] | None:
 
 def _rest(doc: Document) -> dict[str, Any]:
     return {
+        "secret": _secret(doc),
         "pull": doc.has("client") or doc.has("pull"),
         "dev": doc.value("dev", "tun"),
     }

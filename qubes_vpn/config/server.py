@@ -11,23 +11,20 @@ from ipaddress import (
 from typing import Any, Final
 
 from qubes_vpn.config import certificates, client, trust
-from qubes_vpn.config.directives import DIRECTIVES, Support
+from qubes_vpn.config.client_config import pushed
 from qubes_vpn.config.document import Document, Item
 from qubes_vpn.config.endpoints import DEFAULT_PORT
 from qubes_vpn.config.material import read_key
 from qubes_vpn.config.server_model import (
-    NAME_MAX,
-    ClientConfig,
     Listen,
     ServerProfile,
     TokenOptions,
 )
-from qubes_vpn.config.tunnel import TOPOLOGIES, Network, mssfix, routes
+from qubes_vpn.config.tunnel import TOPOLOGIES, mssfix, routes
 from qubes_vpn.config.values import netmask
 from qubes_vpn.wire.keyfile import AUTH_TOKEN_SERVER, parse_server_key
 
 LISTENS_MAX: Final = 64
-PUSH_MAX: Final = 1024  # characters of one option
 POOL_PREFIX_MAX: Final = 29  # OpenVPN: a subnet of /29 or larger
 POOL_PREFIX_MIN: Final = 8
 PREFIX6: Final = (64, 124)
@@ -280,7 +277,7 @@ def _clients(doc: Document) -> dict[str, Any]:
         "max_routes_per_client": doc.value("max-routes-per-client", 256),
         "client_to_client": doc.has("client-to-client"),
         "ccd_exclusive": doc.has("ccd-exclusive"),
-        "push": _push(doc),
+        "push": pushed(doc),
         "push_constraint": _push_constraint(doc),
         "connect_freq": _pair(doc, "connect-freq", (0, 0)),
         "connect_freq_initial": _pair(doc, "connect-freq-initial", (100, 10)),
@@ -293,22 +290,6 @@ def _pair(
 ) -> tuple[int, int]:
     item = doc.last(name)
     return (item.values[0], item.values[1]) if item else default
-
-
-def _push(doc: Document) -> tuple[str, ...]:
-    found = []
-    for item in doc.all("push"):
-        option = item.values[0]
-        if not option.isprintable() or "," in option or len(option) > PUSH_MAX:
-            message = "push needs one printable option, without commas"
-            doc.report(item.statement, message, 1)
-        name, *words = option.split() or [""]
-        row = DIRECTIVES.get(name)
-        # what we do not speak; stub-v2 is no framing at all
-        if row and row.server is Support.REFUSE and words != ["stub-v2"]:
-            doc.report(item.statement, f"push: {name}: {row.why}", 1)
-        found.append(option)
-    return tuple(found)
 
 
 def _login(doc: Document) -> dict[str, Any]:
@@ -386,46 +367,3 @@ def _files(doc: Document) -> dict[str, Any]:
         "status_seconds": doc.value("status", 60, 1),
         "status_version": int(version),
     }
-
-
-# -- a client's own file -------------------------------------------------------
-
-
-def build_client_config(doc: Document) -> ClientConfig:
-    """Turn the document of one client-config-dir file into its value."""
-    four = doc.last("ifconfig-push")
-    six = doc.last("ifconfig-ipv6-push")
-    iroutes: list[Network] = [
-        IPv4Network((item.values[0], item.value(1, 32)), strict=False)
-        for item in doc.all("iroute")
-    ]
-    iroutes += [item.values[0] for item in doc.all("iroute-ipv6")]
-    ifconfig4 = None
-    if four:
-        try:
-            ifconfig4 = (IPv4Address(four.values[0]), four.values[1])
-            IPv4Address(four.values[1])
-        except ValueError:
-            message = "ifconfig-push needs two IPv4 addresses"
-            doc.report(four.statement, message, 1)
-    return ClientConfig(
-        disable=doc.has("disable"),
-        ifconfig4=ifconfig4,
-        ifconfig6=(
-            (six.values[0].ip, six.values[0].network.prefixlen) if six else None
-        ),
-        iroutes=tuple(iroutes),
-        push=_push(doc),
-        push_remove=tuple(item.values[0] for item in doc.all("push-remove")),
-        push_reset=doc.has("push-reset"),
-        username=_override(doc),
-    )
-
-
-def _override(doc: Document) -> str:
-    item = doc.last("override-username")
-    name: str = item.values[0] if item else ""
-    if item and not (name.isprintable() and len(name) <= NAME_MAX):
-        message = f"override-username needs up to {NAME_MAX} printable letters"
-        doc.report(item.statement, message, 1)
-    return name

@@ -1,6 +1,7 @@
 """A server profile as a value: parsed once, checked, immutable."""
 
 from qubes_vpn.config import server
+from qubes_vpn.config.client_config import build_client_config
 from qubes_vpn.config.directives import Scope
 from qubes_vpn.config.document import Document, ReadFile, no_files
 from qubes_vpn.config.foreign import recognise
@@ -51,7 +52,7 @@ def parse_client_config(text: str, name: str) -> ClientConfig:
     doc = Document(name, no_files, Scope.CCD)
     doc.load(text, name)
     doc.finish()
-    config = server.build_client_config(doc)
+    config = build_client_config(doc)
     if doc.problems:
         raise ConfigError(doc.problems)
     return config

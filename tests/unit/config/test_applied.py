@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 import qubes_vpn
-from qubes_vpn.config import client, model, server, server_model
+from qubes_vpn.config import (
+    client,
+    client_config,
+    model,
+    server,
+    server_model,
+)
 from qubes_vpn.config.directives import DIRECTIVES, Scope, Support
 from qubes_vpn.config.document import Document
 
@@ -52,7 +58,7 @@ class Asked(Document):
     [
         (Scope.CLIENT, CLIENT, client.build),
         (Scope.SERVER, SERVER, server.build),
-        (Scope.CCD, ("",), server.build_client_config),
+        (Scope.CCD, ("",), client_config.build_client_config),
     ],
     ids=["client", "server", "ccd"],
 )

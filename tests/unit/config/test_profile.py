@@ -4,13 +4,13 @@ from ipaddress import ip_network
 
 import pytest
 
-from qubes_vpn.config.client import NAME_ONLY
 from qubes_vpn.config.document import (
     CONNECTIONS_MAX,
     DEPTH_MAX,
     FILE_MAX,
     no_files,
 )
+from qubes_vpn.config.login import NAME_ONLY
 from qubes_vpn.config.profile import Credentials, Proxy, parse_client_profile
 from qubes_vpn.errors import REASONS, ConfigError
 

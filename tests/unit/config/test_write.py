@@ -5,7 +5,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from qubes_vpn.config.client import NAME_ONLY
+from qubes_vpn.config.login import NAME_ONLY
 from qubes_vpn.config.model import (
     ClientProfile,
     ControlWrapKey,

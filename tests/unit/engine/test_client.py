@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from qubes_vpn.config.client import NAME_ONLY
+from qubes_vpn.config.login import NAME_ONLY
 from qubes_vpn.config.model import Credentials, Remote
 from qubes_vpn.crypto.control_wrap import PlainWrap, TlsCryptWrap
 from qubes_vpn.engine import effects as do
