@@ -107,12 +107,13 @@ class ToldLayers(UnlockedLayers):
         if index != self._device.link().index:
             via = f"via {gateway} " if gateway else ""
             self._outside[address.version] = f"{via}dev {if_indextoname(index)}"
-        elif address.version in self._outside:
-            self.tell((self._host_route(address),))
         else:
+            # a link in its own tunnel carries nothing, and tells a wrong MTU
+            mend = "take back what was set before"
+            if address.version in self._outside:
+                mend = f"as root, {self._host_route(address)}"
             raise OsRefusedError(
-                f"{address} is routed into {self._device.name} itself: take"
-                " back what was set before"
+                f"{address} is routed into {self._device.name} itself: {mend}"
             )
 
     def _host_route(self, address: Address) -> str:
