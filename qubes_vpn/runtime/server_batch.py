@@ -68,7 +68,9 @@ class BatchPlane(ServerPlane):
         self._idle: list[Sealer] = []
         self._sealers: dict[int, Sealer] = {}
         self._pace = Pace()
-        self._moved = 0
+        # Packets in less packets out: what comes while more goes out are
+        # acknowledgements, which are not to be held back.
+        self._surplus = 0
 
     # --- from the clients
 
@@ -81,7 +83,7 @@ class BatchPlane(ServerPlane):
         super().listen(sock)
 
     def _from_udp(self, number: int, sock: socket.socket) -> None:
-        self._pace.rest(self._moved)
+        self._pace.rest(self._surplus)
         self._number, self._inlet.now = number, time.monotonic()
         self._receivers[sock.fileno()].receive(self)
         self._flush()
@@ -146,7 +148,7 @@ class BatchPlane(ServerPlane):
         self._from_one(self._number, source, size, self._inlet.now)
 
     def _from_stream(self, connection: Connection) -> None:
-        self._pace.rest(self._moved)
+        self._pace.rest(self._surplus)
         self._inlet.now = time.monotonic()
         try:
             data, at = connection.stream.receive(), 0
@@ -185,7 +187,7 @@ class BatchPlane(ServerPlane):
         inlet = self._inlet
         client.rx_packets += inlet.packets
         client.rx_bytes += inlet.size
-        self._moved += inlet.packets
+        self._surplus += inlet.packets
         inlet.packets = inlet.size = 0
         self._answer(client, inlet.now)
 
@@ -226,7 +228,7 @@ class BatchPlane(ServerPlane):
     def _sealed_for(self, client: Client, count: int, size: int) -> None:
         client.tx_packets += count
         client.tx_bytes += size
-        self._moved += count
+        self._surplus -= count
 
     def send_data(self, client: Client, payload: bytes, now: float) -> None:
         """Encrypt and send a payload, after what is sealed already."""

@@ -6,11 +6,13 @@ import socket
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from sys import byteorder
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qubes_vpn.dataplane import receive
 from qubes_vpn.dataplane.link import UDP_SEGMENT
 from qubes_vpn.dataplane.offload import TUN_F_USO4
 from qubes_vpn.engine import inner
@@ -301,6 +303,31 @@ def test_two_sources_in_one_batch():
         _, met, _, clients = world.same()
         assert met == [("moved", NUMBERS[0])]
         assert clients[0][1] == 2
+
+
+def test_acknowledgements_of_a_download_are_not_held_back(monkeypatch):
+    """A batch may grow while more comes in than goes out, and only then."""
+    number, waits = NUMBERS[0], []
+    still = SimpleNamespace(monotonic=lambda: 100.0, sleep=waits.append)
+    monkeypatch.setattr(receive, "time", still)
+    bulk = Packet(bytes(9000), mss=500, between=(SERVER[False], inside(number)))
+    with World() as world:
+        _, place = world.places
+
+        def move(times, down):
+            for _ in range(times):
+                for _ in range(down):
+                    place.app.send(bulk.read())
+                seal = world.channels[number].seal
+                acks = [seal(p, 1.0) for p in packets_of(number, 8, 30)]
+                world.send([(number, each) for each in acks])
+                place.run()
+                place.written()
+
+        move(20, down=1)
+        assert not waits
+        move(60, down=0)
+        assert waits
 
 
 @pytest.mark.parametrize("at", [0, 3, 9])
