@@ -477,6 +477,7 @@ def main(args: list[str] | None = None) -> int:
     # the agent says when to stop; a person's interrupt goes to the agent
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        drop_privileges(options.uid, options.gid, keep=())
         agent = (
             _connect(options.agent)
             if options.agent
@@ -488,7 +489,6 @@ def main(args: list[str] | None = None) -> int:
             if options.keeper
             else socket.socket(fileno=options.keeper_fd)
         )
-        drop_privileges(options.uid, options.gid, keep=())
         return EngineProcess(keeper, agent).run()
     except (AgentGoneError, MessageError):
         return os.EX_UNAVAILABLE

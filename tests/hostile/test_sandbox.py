@@ -6,8 +6,11 @@ the lock. Each try succeeds for root without the lock: the control.
 """
 
 import json
+import re
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +86,28 @@ def test_a_compromised_engine(lab, secret):
     # sendto says nothing about what a filter drops: the capture does
     assert succeeded <= {"link-elsewhere", "udp-elsewhere"}, succeeded
     assert capture.report().leaks == ()
+
+
+def test_an_engine_that_waits_for_its_job_has_given_up_everything():
+    """Without a profile it waits for ever, as what it is from then on."""
+    ours, theirs = pair()
+    fd = str(theirs.fileno())
+    words = ("--agent-fd", fd, "--keeper-fd", fd, "--uid", "65534")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qubes_vpn.runtime.engine", *words],
+        pass_fds=[theirs.fileno()],
+    )
+    try:
+        status = Path(f"/proc/{process.pid}/status")
+        limit = time.monotonic() + 30
+        while "NoNewPrivs:\t1" not in status.read_text():
+            assert time.monotonic() < limit, status.read_text()
+            time.sleep(0.02)
+        fields = dict(re.findall(r"(\w+):\s+(.*)", status.read_text()))
+        assert set(fields["Uid"].split()) == {"65534"}
+        assert int(fields["CapEff"], 16) == int(fields["CapPrm"], 16) == 0
+    finally:
+        process.kill()
+        process.wait()
+        ours.close()
+        theirs.close()

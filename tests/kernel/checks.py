@@ -123,10 +123,18 @@ def new_keys_under_load(place):
 
 
 def memory(place):
-    """What our three processes take, as their share of all pages."""
+    """What our three processes take, as their share of all pages.
+
+    Keeper and engine with their memory locked: root of a machine may do so.
+    """
     assert fetch(place.lab.app(1)).status == 200
-    pids = [place.appliance.client.pid]
-    pids += [place.appliance.pid(role) for role in ("keeper", "engine")]
+    pids = [place.appliance.pid(role) for role in ("keeper", "engine")]
+    for pid in pids:
+        text = Path(f"/proc/{pid}/status").read_text()
+        locked = int(re.search(r"VmLck:\s+(\d+)", text)[1])
+        print(f"FIGURE locked: {locked / 1000:.0f} MB")
+        assert locked > 1000
+    pids.append(place.appliance.client.pid)
     kilobytes = 0
     for pid in pids:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
