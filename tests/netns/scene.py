@@ -24,6 +24,7 @@ from lab.openvpn import Client, Server, Settings
 from lab.services import EchoServer
 from lab.traffic import Flood, fetch, internet_checksum
 from qubes_vpn.policy.firewall import KEEPER_GID, MARK
+from tests.netns.toy import without_owners
 
 QUICK = {
     "push": ("redirect-gateway def1", f"dhcp-option DNS {at.TUNNEL_DNS}"),
@@ -47,6 +48,7 @@ class Scene:
         connect=True,
         profile=None,
         inside6=False,
+        owners=True,
         **server,
     ):
         assert kind in KINDS
@@ -55,6 +57,7 @@ class Scene:
         self.settings = Settings(ipv6=inside6, **server)
         self._connect = connect
         self._profile = profile
+        self._owners = owners
         self.server = self.client = self.appliance = None
 
     def __enter__(self):
@@ -73,6 +76,8 @@ class Scene:
         self.server = Server(self.lab.internet, self.lab.scratch, self.settings)
         self.server.settings = self._with(f"client-config-dir {clients}")
         self.server.start()
+        if not self._owners:
+            without_owners(self.lab)
         if self.kind in ("routed", "ours"):
             self.appliance = Appliance(self.lab).lock()
         if self.kind != "bare" and self._connect:

@@ -47,7 +47,9 @@ def held(rules, *, uplink=""):
             assert any(map(canary, silent(lab, flood).leaks)), "void"
     finally:
         lab.close()
-    assert not holds("ours", lambda scene: under(scene, rules + uplink))
+    assert not holds(
+        "ours", lambda scene: under(scene, rules + uplink), owners=False
+    )
     # the lock alone, with no process of ours
     with Scene("ours", connect=False) as scene, Flood(scene.app) as flood:
         scene.lab.vpn.nft(rules)
@@ -100,7 +102,7 @@ def test_l09_a_policy_is_flipped():
                     f"add chain {table} {chain} {{ policy accept; }}"
                 )
 
-    assert not holds("ours", flooded(flipped))
+    assert not holds("ours", flooded(flipped), owners=False)
 
 
 @pytest.mark.parametrize("layer", REMOVE)
