@@ -9,7 +9,8 @@ PATH.orders, as JSON; bytes are hexadecimal:
     {"reply": [...]}   what is said for the settings, which "" stands for;
                        null: those and nothing else
     {"send": [...]}    datagrams to every client, as they are
-    {"mute": N}        after N more control datagrams none leaves; null: all do
+    {"mute": N}        after N more control datagrams, and what was said before,
+                       none leaves; null: all do
 """
 
 import contextlib
@@ -94,7 +95,8 @@ class HostileEngine(ServerEngine):
             )
 
     def _order_mute(self, count, now):
-        self._left = math.inf if count is None else count
+        waiting = sum(isinstance(one, SendTo) for one in self._effects)
+        self._left = math.inf if count is None else count + waiting
 
 
 class HostileServer(OurServer):
