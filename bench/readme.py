@@ -94,9 +94,19 @@ def everything(document: dict[str, Any]) -> list[str]:
             before = metric
         lines += table(("", "", "median (min to max)", "ratio"), rows)
         lines += [
-            f"\n    {who}: {words}" for who, words in section["flags"].items()
+            f"\n    {who}: {shortened(words)}"
+            for who, words in section["flags"].items()
         ]
     return lines
+
+
+def shortened(words: str) -> str:
+    """Leave out of a server's configuration all pushed routes but the ends."""
+    lines = words.split("; ")
+    routes = [n for n, line in enumerate(lines) if "route 172." in line]
+    if len(routes) > 2:
+        lines[routes[1] : routes[-1]] = [f"{len(routes) - 2} more"]
+    return "; ".join(lines)
 
 
 def put(path: Path, lines: list[str]) -> None:
