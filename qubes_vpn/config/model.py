@@ -129,40 +129,24 @@ class Credentials:
     password: str | None = field(repr=False, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class ClientProfile:
-    """Everything that a client needs; no file is read after this.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What the profiles of clients and of servers have in common.
 
-    auth_user_pass: None when the profile does not ask for a password.
-    pull_filters: (accept, ignore or reject; prefix), in order. Times are
-    seconds, sizes bytes; 0 means off unless said otherwise.
+    Times are seconds, sizes bytes; 0 means off unless said otherwise.
     notes: directives that are not applied, with line and reason.
     """
 
-    remotes: tuple[Remote, ...]
-    server_check: ServerCheck
     identity: Identity = field(default_factory=Identity)
     control_wrap: ControlWrapKey = field(default_factory=ControlWrapKey)
     tls: TlsOptions = field(default_factory=TlsOptions)
-    auth_user_pass: Credentials | None = None
-    auth_retry: str = "none"
-    auth_nocache: bool = False
-    static_challenge: tuple[str, bool] | None = None
-    static_challenge_concat: bool = False
     data_ciphers: tuple[str, ...] = (
         "AES-256-GCM",
         "AES-128-GCM",
         "CHACHA20-POLY1305",
     )
     data_ciphers_fallback: str = ""
-    cipher: str = "BF-CBC"
     auth: str = "SHA1"
-    pull: bool = True
-    route_nopull: bool = False
-    pull_filters: tuple[tuple[str, str], ...] = ()
-    remote_random: bool = False
-    connect_retry: tuple[int, int] = (1, 30)
-    connect_retry_max: int = 0
     hand_window: int = 60
     tran_window: int = 3600
     tls_timeout: int = 2
@@ -171,26 +155,52 @@ class ClientProfile:
     reneg_bytes: int = -1
     reneg_pkts: int = 0
     ping: int = 0
-    ping_restart: int = 120
-    ping_exit: int = 0
     inactive: int = 0
     inactive_bytes: int = 0
     session_timeout: int = 0
     replay_window: int = 64
     replay_time: int = 15
     tun_mtu: int = 1500
-    tun_mtu_max: int = 1600
-    link_mtu: int = 0
     mssfix: int = -1
     mssfix_of: str = "mtu"
-    fragment: int = 0
     max_packet_size: int = 1250
     sndbuf: int = 0
     rcvbuf: int = 0
+    routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
+    dev: str = "tun"
+    notes: tuple[tuple[int, str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProfile(Profile):
+    """Everything that a client needs; no file is read after this.
+
+    auth_user_pass: None when the profile does not ask for a password.
+    pull_filters: (accept, ignore or reject; prefix), in order.
+    """
+
+    remotes: tuple[Remote, ...]
+    server_check: ServerCheck
+    auth_user_pass: Credentials | None = None
+    auth_retry: str = "none"
+    auth_nocache: bool = False
+    static_challenge: tuple[str, bool] | None = None
+    static_challenge_concat: bool = False
+    cipher: str = "BF-CBC"
+    pull: bool = True
+    route_nopull: bool = False
+    pull_filters: tuple[tuple[str, str], ...] = ()
+    remote_random: bool = False
+    connect_retry: tuple[int, int] = (1, 30)
+    connect_retry_max: int = 0
+    ping_restart: int = 120
+    ping_exit: int = 0
+    tun_mtu_max: int = 1600
+    link_mtu: int = 0
+    fragment: int = 0
     ifconfig: tuple[str, str] | None = None
     ifconfig6: tuple[str, str] | None = None
     topology: str = ""
-    routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
     redirect_gateway: tuple[str, ...] | None = None
     dns: tuple[str, ...] = ()
     search: tuple[str, ...] = ()
@@ -200,8 +210,6 @@ class ClientProfile:
     secret: tuple[bytes, int | None] | None = field(repr=False, default=None)
     push_peer_info: bool = False
     peer_info: tuple[tuple[str, str], ...] = ()
-    dev: str = "tun"
-    notes: tuple[tuple[int, str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,7 @@ from ipaddress import (
 )
 from typing import Final
 
-from qubes_vpn.config.model import (
-    ControlWrapKey,
-    Identity,
-    ServerCheck,
-    TlsOptions,
-)
+from qubes_vpn.config.model import Profile, ServerCheck
 
 NAME_MAX: Final = 128  # characters of a client's or a user's name
 
@@ -67,7 +62,7 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerProfile:
+class ServerProfile(Profile):
     """Everything that a server needs, but for files that may change.
 
     client_check: what makes a client the right one (its `name` is unused).
@@ -82,27 +77,16 @@ class ServerProfile:
     ifconfig-push must be.
     keepalive: what clients get pushed as ping and ping-restart; ping and
     ping_restart are the server's own (keepalive sets them, and doubles the
-    second). Times are seconds, sizes bytes; 0 means off.
+    second).
     """
 
     listens: tuple[Listen, ...] = (Listen(),)
-    identity: Identity = field(default_factory=Identity)
     client_check: ServerCheck = field(default_factory=ServerCheck)
     verify_client_cert: str = "require"
-    control_wrap: ControlWrapKey = field(default_factory=ControlWrapKey)
     tls_crypt_v2: bytes = field(repr=False, default=b"")
     force_cookie: bool = False
     tls_crypt_v2_max_age: int = 0
     force_tls_key_material_export: bool = False
-    tls: TlsOptions = field(default_factory=TlsOptions)
-    data_ciphers: tuple[str, ...] = (
-        "AES-256-GCM",
-        "AES-128-GCM",
-        "CHACHA20-POLY1305",
-    )
-    data_ciphers_fallback: str = ""
-    auth: str = "SHA1"
-    dev: str = "tun"
     topology: str = "subnet"
     network4: IPv4Network | None = None
     network6: IPv6Network | None = None
@@ -118,7 +102,6 @@ class ServerProfile:
     client_to_client: bool = False
     push: tuple[str, ...] = ()
     push_constraint: IPv4Network | None = None
-    routes: tuple[tuple[IPv4Network | IPv6Network, str, int], ...] = ()
     username_as_common_name: bool = False
     password_file: str = ""
     pam_service: str = ""
@@ -127,32 +110,12 @@ class ServerProfile:
     crl_file: str = ""
     connect_freq: tuple[int, int] = (0, 0)
     connect_freq_initial: tuple[int, int] = (100, 10)
-    hand_window: int = 60
-    tran_window: int = 3600
-    tls_timeout: int = 2
-    reneg_sec: int = 3600
-    reneg_sec_min: int = 0
-    reneg_bytes: int = -1
-    reneg_pkts: int = 0
     keepalive: tuple[int, int] = (0, 0)
-    ping: int = 0
     ping_restart: int = 0
-    inactive: int = 0
-    inactive_bytes: int = 0
-    session_timeout: int = 0
     explicit_exit_notify: int = 0
-    replay_window: int = 64
-    replay_time: int = 15
-    tun_mtu: int = 1500
-    mssfix: int = -1
-    mssfix_of: str = "mtu"
-    max_packet_size: int = 1250
-    sndbuf: int = 0
-    rcvbuf: int = 0
     status_file: str = ""
     status_seconds: int = 60
     status_version: int = 1
-    notes: tuple[tuple[int, str, str], ...] = ()
 
     @property
     def wants_password(self) -> bool:

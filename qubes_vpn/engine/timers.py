@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from qubes_vpn.config.model import ClientProfile
-from qubes_vpn.config.server_model import ServerProfile
+from qubes_vpn.config.model import Profile
 from qubes_vpn.engine.epoch_key import EPOCH_WARN
 from qubes_vpn.engine.states import (
     Asking,
@@ -31,9 +30,7 @@ LIMITS_INTERVAL: Final = 5.0
 Timer = tuple[str, float]
 
 
-def rekey_after(
-    profile: ClientProfile | ServerProfile, entropy: Callable[[int], bytes]
-) -> float:
+def rekey_after(profile: Profile, entropy: Callable[[int], bytes]) -> float:
     """Return reneg-sec, less a part of what its minimum leaves.
 
     entropy: gives that many random bytes.

@@ -157,7 +157,7 @@ def test_a_fingerprint_alone_is_explained():
 
 def test_a_pkcs12_file_is_explained():
     profile = ClientProfile(
-        (Remote("h"),), ServerCheck(), Identity(pkcs12=b"0")
+        (Remote("h"),), ServerCheck(), identity=Identity(pkcs12=b"0")
     )
     assert "an authority of the PKCS#12 file" in said(profile)
     assert "a certificate in a PKCS#12 file" in said(profile)
