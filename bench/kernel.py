@@ -9,8 +9,11 @@ from pathlib import Path
 
 CHECKS = "0.traffic_of_two_qubes,0.memory,6.throughput"
 SECONDS = 900
+# With more, they wait for each other: an emulator's locks, not the driver's,
+# would be measured. With one, throughput is the inverse of what a packet costs.
+PROCESSORS = 1
 _SPEED = re.compile(
-    r"(ours|2\.7 DCO|2\.6) (up|down): median ([\d.]+) Mbit/s,"
+    r"(ours|2\.7 DCO|2\.6|locked) (up|down): median ([\d.]+) Mbit/s,"
     r" ([\d.]+) to ([\d.]+)"
 )
 _BESIDE = re.compile(
@@ -19,7 +22,12 @@ _BESIDE = re.compile(
 )
 _WOKEN = re.compile(r"engine woke (\d+) times in ([\d.]+) s, for (\d+) packets")
 _MEMORY = re.compile(r"keeper, engine and agent: (\d+) MB")
-NAMES = {"2.7 DCO": "openvpn 2.7, DCO", "ours": "qubes-vpn", "2.6": "openvpn"}
+NAMES = {
+    "2.7 DCO": "openvpn 2.7, DCO",
+    "ours": "qubes-vpn",
+    "locked": "qubes-vpn, locked",
+    "2.6": "openvpn",
+}
 
 
 def console() -> str:
@@ -27,7 +35,8 @@ def console() -> str:
     from tests.kernel import machine
 
     with tempfile.TemporaryDirectory() as scratch:
-        return machine.run(SECONDS, Path(scratch, "console"), ONLY=CHECKS)
+        path = Path(scratch, "console")
+        return machine.run(SECONDS, path, PROCESSORS, ONLY=CHECKS)
 
 
 def figures(text: str) -> dict[str, dict[str, list[float]]]:

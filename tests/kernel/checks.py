@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab import Lab
 from lab import addresses as at
-from lab.appliance import CONTROL
+from lab.appliance import CONTROL, Appliance
 from lab.namespace import LabError
 from lab.openvpn import Client, Server, Settings
 from lab.services import EchoServer
@@ -311,6 +311,19 @@ def openvpn(client, server):
             yield lab
 
 
+@contextlib.contextmanager
+def unlocked():
+    """A lab with our client, and without our lock: as the others'."""
+    with Lab() as lab:
+        peer = DcoServer(lab.internet, lab.scratch, Settings(**MEASURED))
+        with peer, Appliance(lab) as appliance:
+            profile = peer.client_profile()
+            appliance.connect(profile, "--unlocked", "--uplink", "eth0")
+            appliance.wait_connected(PATIENCE)
+            Place(lab, peer, appliance).assert_kernel()
+            yield lab
+
+
 def measure(lab, *words):
     """Megabits a second between app qube 1 and the web server's address."""
     serving = lab.internet.popen(["iperf3", "-s", "-1", "-B", str(at.WEB4)])
@@ -328,11 +341,23 @@ def measure(lab, *words):
 
 
 def throughput(place):
-    """Beside OpenVPN 2.7 with DCO, and far above one in userspace."""
+    """Beside OpenVPN 2.7 with DCO, and far above one in userspace.
+
+    Without our lock, which costs every client the same; and with it.
+    """
     place.assert_kernel()
     found = {}
-    with openvpn(DcoClient, DcoServer) as dco, openvpn(Client, Server) as old:
-        labs = {"ours": place.lab, "2.7 DCO": dco, "2.6": old}
+    with (
+        unlocked() as open_lab,
+        openvpn(DcoClient, DcoServer) as dco,
+        openvpn(Client, Server) as old,
+    ):
+        labs = {
+            "ours": open_lab,
+            "2.7 DCO": dco,
+            "2.6": old,
+            "locked": place.lab,
+        }
         for number in range(ROUNDS):
             for name, lab in labs.items():
                 # the slow one decides nothing closely

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 VIRTIOFSD = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
 QEMU = "qemu-system-x86_64"
 MEMORY = "1536M"
+PROCESSORS = min(os.cpu_count() or 1, 4)
 
 # An emulator before QEMU 8.1 may run an instruction that the other processor
 # has just written over, and the kernel dies of the breakpoint it finds there.
@@ -57,21 +58,28 @@ def _share(sock: Path) -> "subprocess.Popen[bytes]":
     return sharing
 
 
-def run(timeout: float, output: Path, **environment: str) -> str:
+def run(
+    timeout: float,
+    output: Path,
+    processors: int = PROCESSORS,
+    **environment: str,
+) -> str:
     """Boot, run tests.kernel.guest in it, and give all that it printed.
 
     A machine that its emulator broke is started again, and that is printed.
     environment: for the guest's process; no spaces.
     """
     for start in range(1, STARTS_MAX + 1):
-        said = _start(timeout, output, **environment)
+        said = _start(timeout, output, processors, **environment)
         if EMULATED_BADLY not in said:
             break
         print(f"start {start}: the emulator broke the kernel")  # noqa: T201
     return said
 
 
-def _start(timeout: float, output: Path, **environment: str) -> str:
+def _start(
+    timeout: float, output: Path, processors: int, **environment: str
+) -> str:
     """Boot once."""
     if shutil.which(QEMU) is None:
         raise LabError(f"no {QEMU}: install qemu-system-x86")
@@ -91,7 +99,7 @@ def _start(timeout: float, output: Path, **environment: str) -> str:
         command = [
             QEMU,
             *("-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
-            *("-m", MEMORY, "-smp", str(min(os.cpu_count() or 1, 4))),
+            *("-m", MEMORY, "-smp", str(processors)),
             *("-nographic", "-nodefaults", "-serial", "stdio", "-no-reboot"),
             *("-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"),
             *("-numa", "node,memdev=mem"),
