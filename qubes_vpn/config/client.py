@@ -9,9 +9,11 @@ from qubes_vpn.config.login import login
 from qubes_vpn.config.material import read_key
 from qubes_vpn.config.model import ClientProfile
 from qubes_vpn.config.tunnel import (
+    CONTROL_SIZE,
     TOPOLOGIES,
     DnsOptions,
     cipher_name,
+    control_size,
     framing,
     mssfix,
     routes,
@@ -21,7 +23,6 @@ from qubes_vpn.crypto.aead import cipher_spec, digest_name, find_cipher
 from qubes_vpn.wire.keyfile import parse_static_key
 
 PASSWORD_DIRECTIVES: Final = ("auth-user-pass", "cert", "pkcs12")
-CONTROL_MAX: Final = 2048  # OpenVPN's buffer for a control packet
 DEFAULT_CIPHERS: Final = "AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305"
 DEFAULT_DIGEST: Final = "SHA1"
 # OpenVPN knows them, where OpenSSL does.
@@ -305,12 +306,6 @@ def _pull_filters(doc: Document) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def control_size(doc: Document) -> int:
-    """Read max-packet-size, as far as control packets heed it."""
-    size: int = doc.value("max-packet-size", 1250)
-    return min(size, CONTROL_MAX)
-
-
 def _sizes(doc: Document) -> dict[str, Any]:
     mtu = doc.value("tun-mtu", 1500)
     framed = doc.all("compress") + doc.all("comp-lzo")
@@ -332,7 +327,7 @@ def _sizes(doc: Document) -> dict[str, Any]:
         "link_mtu": doc.value("link-mtu", 0),
         **mssfix(doc, AUTO),
         "fragment": doc.value("fragment", 0),
-        "max_packet_size": control_size(doc),
+        "max_packet_size": control_size(doc) or CONTROL_SIZE,
         "sndbuf": doc.value("sndbuf", 0),
         "rcvbuf": doc.value("rcvbuf", 0),
         "compression": compression,

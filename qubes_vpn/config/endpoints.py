@@ -8,7 +8,7 @@ from qubes_vpn.config.document import INLINE, Document, Item
 from qubes_vpn.config.material import name_and_password
 from qubes_vpn.config.model import Proxy, Remote
 from qubes_vpn.config.trust import WRAPS, control_wrap
-from qubes_vpn.config.tunnel import mssfix
+from qubes_vpn.config.tunnel import control_size, mssfix
 
 REMOTES_MAX: Final = 512
 PRIVILEGED: Final = 1024
@@ -100,6 +100,7 @@ def _remote(doc: Document, item: Item) -> Remote:
         lport=doc.value("lport", 0),
         local=_local(doc),
         **mssfix(doc, None),
+        max_packet_size=control_size(doc),
         tun_mtu=doc.value("tun-mtu", None),
         fragment=fragment,
     )

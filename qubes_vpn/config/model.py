@@ -17,8 +17,9 @@ class Remote:
 
     host: a name or an address. proto: udp or tcp. family: 4, 6 or 0 (any).
     proxy: HTTP or SOCKS, before the server, or None. control_wrap: of its
-    connection block, where that has one of its own. mssfix_of: what its size
-    is of; "" the link's payload, mtu the link's packet, fixed the inner one.
+    connection block, where that has one of its own; so is max_packet_size, of
+    control packets, in bytes. mssfix_of: what its size is of; "" the link's
+    payload, mtu the link's packet, fixed the inner one.
     """
 
     host: str
@@ -32,6 +33,7 @@ class Remote:
     local: str = ""
     mssfix: int | None = None
     mssfix_of: str = "mtu"
+    max_packet_size: int | None = None
     tun_mtu: int | None = None
     fragment: int = 0
     control_wrap: "ControlWrapKey | None" = None

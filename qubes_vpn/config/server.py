@@ -20,7 +20,13 @@ from qubes_vpn.config.server_model import (
     ServerProfile,
     TokenOptions,
 )
-from qubes_vpn.config.tunnel import TOPOLOGIES, mssfix, routes
+from qubes_vpn.config.tunnel import (
+    CONTROL_SIZE,
+    TOPOLOGIES,
+    control_size,
+    mssfix,
+    routes,
+)
 from qubes_vpn.config.values import netmask
 from qubes_vpn.wire.keyfile import AUTH_TOKEN_SERVER, parse_server_key
 
@@ -56,7 +62,7 @@ def build(doc: Document) -> ServerProfile:
         dev=doc.value("dev", "tun"),
         tun_mtu=doc.value("tun-mtu", 1500),
         **mssfix(doc, client.AUTO),
-        max_packet_size=client.control_size(doc),
+        max_packet_size=control_size(doc) or CONTROL_SIZE,
         sndbuf=doc.value("sndbuf", 0),
         rcvbuf=doc.value("rcvbuf", 0),
         **fields,

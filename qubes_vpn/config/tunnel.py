@@ -24,6 +24,9 @@ ROUTES_MAX: Final = 1008
 DNS_MAX: Final = 8
 SEARCH_MAX: Final = 32
 DNS_PORT: Final = 53
+# Of a control packet, in bytes: OpenVPN's default, and its buffer.
+CONTROL_SIZE: Final = 1250
+CONTROL_MAX: Final = 2048
 
 # OpenSSL's other names.
 _CIPHER_NAMES: Final = {
@@ -260,6 +263,12 @@ def mssfix(doc: Document, default: int | None) -> dict[str, Any]:
         return {"mssfix": default, "mssfix_of": "mtu"}
     of = "mtu" if item.row.name == "max-packet-size" else item.value(1, "")
     return {"mssfix": item.values[0], "mssfix_of": of}
+
+
+def control_size(doc: Document) -> int | None:
+    """Read max-packet-size, as far as control packets heed it."""
+    item = doc.last("max-packet-size")
+    return min(item.values[0], CONTROL_MAX) if item else None
 
 
 def framing(item: Item) -> str:

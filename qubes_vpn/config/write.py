@@ -145,6 +145,7 @@ class _Writer:
             ("explicit-exit-notify", remote.explicit_exit_notify or None),
             ("lport", remote.lport or None),
             ("local", remote.local or None),
+            ("max-packet-size", remote.max_packet_size),
             ("tun-mtu", remote.tun_mtu),
             ("fragment", remote.fragment or None),
         ):

@@ -86,9 +86,11 @@ class Session:
         self._header = relay_header(remote)
         self._index = index
         self._approach: Approach | None = None
+        # a <connection> block may have these of its own
         if remote.control_wrap is not None:
-            # a <connection> block may have a wrap of its own
             profile = replace(profile, control_wrap=remote.control_wrap)
+        if remote.max_packet_size is not None:
+            profile = replace(profile, max_packet_size=remote.max_packet_size)
         self.engine = ClientEngine(
             profile,
             remote,

@@ -431,6 +431,17 @@ def test_connection_blocks_know_what_stood_before(having, files):
     assert "instead" in {n: r for _, n, r in profile.notes}["remote"]
 
 
+def test_control_packets_of_a_block_may_have_a_size_of_their_own(having):
+    profile = having(
+        "<connection>\nremote a\nmax-packet-size 1000\n</connection>\n"
+        "<connection>\nremote b\n</connection>"
+    )
+    a, b = profile.remotes
+    assert (a.max_packet_size, a.mssfix, a.mssfix_of) == (1000, 1000, "mtu")
+    assert b.max_packet_size is None
+    assert profile.max_packet_size == 1250
+
+
 def test_key_direction_of_a_block_may_come_from_the_profile(having):
     profile = having(
         "key-direction 1\n<connection>\nremote a\ntls-auth ta.key\n</connection>"

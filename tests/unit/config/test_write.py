@@ -46,6 +46,7 @@ def again(profile):
             tun_mtu=1400,
         ),
         Remote("h", mssfix=1300, mssfix_of=""),
+        Remote("h", mssfix=1000, max_packet_size=1000),
         Remote("h", mssfix=1300, mssfix_of="fixed"),
         Remote("h", explicit_exit_notify=2, fragment=1300),
         Remote("h", control_wrap=ControlWrapKey("tls-auth", STATIC, 1)),
