@@ -1,11 +1,13 @@
 """`qvm-vpn`: VPN qubes, from dom0 or a management qube."""
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from dataclasses import asdict
+from typing import Any, TypeAlias
 
 from qubes_vpn import __version__
 from qubes_vpn.qubes.admin import audit, create, leaktest, pin, updates
@@ -60,6 +62,16 @@ def main(args: Sequence[str] | None = None, app: App = None) -> int:
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _say_json(**values: object) -> None:
+    """Print one object for programs: v is the version of its schema."""
+    _say(json.dumps({"v": 1} | values))
+
+
+def _note(line: str) -> None:
+    """Tell a person what goes on, beside an output that a program reads."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def _ask(lines: Sequence[str]) -> bool:
@@ -160,17 +172,29 @@ def run_remove(args: argparse.Namespace, host: Host) -> int:
 def run_status(args: argparse.Namespace, host: Host) -> int:
     """Print one line for each VPN qube."""
     named = [host.vpn_qube(name) for name in args.names]
-    for qube in named or host.vpn_qubes():
-        clients = ", ".join(map(str, host.clients(qube.name))) or "no qube"
-        pinned = pin.pinned_now(pin.current_rules(qube)) is not None
-        profile = qube.features.get(PROFILE_FEATURE, None) or "no profile"
-        netvm = net_qube_name(qube) or "nothing"
+    rows = [_row(host, qube) for qube in named or host.vpn_qubes()]
+    if args.json:
+        _say_json(qubes=rows)
+        return EX_OK
+    for row in rows:
         _say(
-            f"{qube}: {_state(qube)}; {profile}; "
-            f"{'pinned' if pinned else 'NOT PINNED'}; "
-            f"through {netvm}; for {clients}"
+            f"{row['name']}: {row['state']}; {row['profile'] or 'no profile'}; "
+            f"{'pinned' if row['pinned'] else 'NOT PINNED'}; "
+            f"through {row['netvm'] or 'nothing'}; "
+            f"for {', '.join(row['clients']) or 'no qube'}"
         )
     return EX_OK
+
+
+def _row(host: Host, qube: Qube) -> dict[str, Any]:
+    return {
+        "name": str(qube),
+        "state": _state(qube),
+        "profile": qube.features.get(PROFILE_FEATURE, None) or "",
+        "pinned": pin.pinned_now(pin.current_rules(qube)) is not None,
+        "netvm": net_qube_name(qube) or "",
+        "clients": [str(client) for client in host.clients(qube.name)],
+    }
 
 
 def _state(qube: Qube) -> str:
@@ -188,10 +212,13 @@ def _state(qube: Qube) -> str:
 def run_audit(args: argparse.Namespace, host: Host) -> int:
     """Print what is wrong, each with its fix."""
     findings = audit.audit(host, args.names)
-    for finding in findings:
-        _say(str(finding))
     serious = sum(finding.serious for finding in findings)
-    _say(f"{serious} problems, {len(findings) - serious} notes")
+    if args.json:
+        _say_json(findings=[asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            _say(str(finding))
+        _say(f"{serious} problems, {len(findings) - serious} notes")
     return EX_FOUND if serious else EX_OK
 
 
@@ -201,9 +228,13 @@ def run_leaktest(args: argparse.Namespace, host: Host) -> int:
         raise AdminError(
             "", "leaktest has no dry run: it changes nothing", "", EX_USAGE
         )
-    proof = leaktest.leaktest(host, args.name, args.dispvm, _say)
-    for line in proof.lines():
-        _say(line)
+    say = _note if args.json else _say
+    proof = leaktest.leaktest(host, args.name, args.dispvm, say)
+    if args.json:
+        _say_json(**asdict(proof), conclusive=proof.conclusive)
+    else:
+        for line in proof.lines():
+            _say(line)
     if proof.clear:
         return EX_FOUND
     return EX_OK if proof.conclusive else EX_UNAVAILABLE
@@ -346,9 +377,14 @@ def _add_client_commands(add: _Add) -> None:
 
 
 def _add_check_commands(add: _Add) -> None:
-    add("status", run_status).add_argument("names", nargs="*")
-    add("audit", run_audit).add_argument("names", nargs="*")
-    command = add("leaktest", run_leaktest)
+    def add_check(name: str, run: Run) -> argparse.ArgumentParser:
+        command = add(name, run)
+        command.add_argument("--json", action="store_true", help="for programs")
+        return command
+
+    add_check("status", run_status).add_argument("names", nargs="*")
+    add_check("audit", run_audit).add_argument("names", nargs="*")
+    command = add_check("leaktest", run_leaktest)
     command.add_argument("name")
     command.add_argument(
         "--dispvm", default="", metavar="DVM", help="default: the host's"

@@ -3,6 +3,8 @@
 The host of the fixtures is made sound first; then one thing is broken.
 """
 
+import json
+
 import pytest
 
 from qubes_vpn.qubes.admin import updates
@@ -94,6 +96,18 @@ def test_each_break_is_found(sound, code):
     assert f"{code} {kind}: " in output
     # nothing that has no connection with the break is reported
     assert len(found) <= 3
+
+
+def test_findings_for_programs(sound):
+    assert json.loads(sound.run("audit", "--json")[1]) == {
+        "v": 1,
+        "findings": [],
+    }
+    BREAKS["QV-202"](sound)
+    status, output, _ = sound.run("audit", "--json")
+    (found,) = json.loads(output)["findings"]
+    assert (status, found["code"], found["serious"]) == (1, "QV-202", True)
+    assert set(found) == {"code", "qube", "problem", "fix", "serious"}
 
 
 def test_a_chain_of_net_qubes_behind_the_vpn_is_sound(sound):

@@ -1,5 +1,6 @@
 """`assign`, `unassign`, `status`, `updates`, and the command line itself."""
 
+import json
 import subprocess
 import sys
 
@@ -66,6 +67,23 @@ def test_status(vpn):
     vpn.model.vms["sys-vpn"].state = "Running"
     vpn.run("use", "sys-vpn", "home")
     assert "sys-vpn: connected; home; pinned" in vpn.run("status", "sys-vpn")[1]
+
+
+def test_status_for_programs(vpn):
+    vpn.run("assign", "sys-vpn", "work")
+    assert json.loads(vpn.run("status", "--json")[1]) == {
+        "v": 1,
+        "qubes": [
+            {
+                "name": "sys-vpn",
+                "state": "not running",
+                "profile": "",
+                "pinned": True,
+                "netvm": "sys-firewall",
+                "clients": ["work"],
+            }
+        ],
+    }
 
 
 @pytest.mark.parametrize(

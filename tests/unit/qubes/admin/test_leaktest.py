@@ -5,6 +5,7 @@ same test runs with a VPN qube that forwards in clear and with one that drops.
 """
 
 import itertools
+import json
 import os
 import subprocess
 
@@ -86,6 +87,15 @@ def test_a_closed_vpn_qube_passes(chain):
         "kill --signal=KILL qubes-vpn-engine.service\n"
     )
     assert "disp1" not in chain.model.vms
+
+
+def test_a_proof_for_programs(chain):
+    status, output, errors = chain.run("leaktest", "sys-vpn", "--json")
+    proof = json.loads(output)
+    assert (status, proof["v"], proof["conclusive"]) == (1, 1, True)
+    assert proof["clear"] > 0
+    assert all(count > 0 for _, count in proof["sent"])
+    assert "{" not in errors, "what goes on is told beside"
 
 
 def test_a_sender_that_cannot_send_proves_nothing(chain):
