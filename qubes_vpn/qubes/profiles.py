@@ -31,7 +31,7 @@ from qubes_vpn.qubes.qubesdb import PROFILE_NAME
 
 FOLDER: Final = Path("/rw/config/qubes-vpn")
 PROFILE_MAX: Final = 256 * 1024
-PROFILES_MAX: Final = 200
+PROFILES_MAX: Final = 4096
 PROFILE: Final = "profile.ovpn"
 CREDENTIALS: Final = "credentials"
 
@@ -112,19 +112,30 @@ class Profiles:
                 found = os.listdir(self._profiles)
             except FileNotFoundError:
                 return ()
-            return tuple(
-                sorted(
-                    name
-                    for name in found
-                    if PROFILE_NAME.fullmatch(name)
-                    and (self._profiles / name / PROFILE).is_file()
-                )
-            )
+            return tuple(sorted(filter(self._has, found)))
 
-    def stamp(self) -> tuple[object, ...]:
-        """Give a value that differs after any file of a profile changed."""
+    def _has(self, name: str) -> bool:
+        return PROFILE_NAME.fullmatch(name) is not None and (
+            (self._profiles / name / PROFILE).is_file()
+        )
+
+    def followed(self, name: str) -> tuple[Path, ...]:
+        """Give a place in each folder whose changes `stamp` may show."""
+        return (
+            self.folder / "current",
+            self._profiles / "*",
+            *([self._profiles / name / PROFILE] if name else []),
+        )
+
+    def stamp(self, name: str = "") -> tuple[object, ...]:
+        """Give a value that differs after a change of what is looked at.
+
+        That is the choice, and which profiles there are; or the files of one.
+        """
         found: list[object] = [self.current]
-        for path in sorted(self._profiles.glob("[!.]*/*")):
+        for path in sorted(
+            self._profiles.glob(f"{name}/*" if name else "[!.]*")
+        ):
             with contextlib.suppress(OSError):
                 status = path.stat()
                 found.append((path, status.st_mtime_ns, status.st_ino))
@@ -149,8 +160,9 @@ class Profiles:
         return path
 
     def _place(self, name: str) -> Path:
-        if name not in self.listed():
-            raise UnavailableError(f"no profile is named {printable(name)}")
+        with _refusals():
+            if not self._has(name):
+                raise UnavailableError(f"no profile is named {printable(name)}")
         return self._profiles / name
 
     def _check(self, path: Path) -> None:
@@ -207,9 +219,12 @@ class Profiles:
         All of them are written before the first appears. Raises ValueError
         for a name that is none, OsRefusedError or UnreadableError.
         """
-        names = {checked_name(each.name) for each in kept}
-        if len(names | set(self.names())) > PROFILES_MAX:
-            raise OsRefusedError("there are too many profiles already")
+        names = {checked_name(each.name) for each in kept} | set(self.names())
+        if len(names) > PROFILES_MAX:
+            raise OsRefusedError(
+                f"that would be {len(names):,} profiles, and {PROFILES_MAX:,}"
+                " is the most: nothing was kept"
+            )
         with _refusals():
             for folder in (self.folder, self._profiles):
                 folder.mkdir(0o700, parents=True, exist_ok=True)

@@ -43,6 +43,9 @@ class Closed:
     text: str
 
 
+# Of a provider's hundreds: names in the status, and in a sentence.
+SHOWN_MAX: Final = 500
+NAMED_MAX: Final = 6
 _NO_REMOTES: Final = ClientProfile(remotes=(), server_check=_ServerCheck())
 
 
@@ -68,6 +71,7 @@ class QubeAgent(Agent):
         self._closed: Closed | None = None
         self._told: Closed | None = None
         self._before = "blocked"
+        self._chosen = ""
         self._stamp: tuple[object, ...] = ()
         task = self._choose()
         super().__init__(task, wiring, places.control, screen)
@@ -84,10 +88,13 @@ class QubeAgent(Agent):
 
     def _choose(self) -> Task:
         """Make the task for the profile that is wanted now."""
-        self._stamp = self._profiles.stamp()
+        # each stamp is taken before that is read which it is of
+        there = self._profiles.stamp()
         wanted = self._database.profiles()
         available = self._profiles.names()
         choice = choose(wanted, available, self._profiles.current)
+        self._chosen = choice.name
+        self._stamp = there + self._profiles.stamp(choice.name)
         if not choice.name:
             self._closed = _no_profile(wanted, available)
             return self._nothing()
@@ -216,16 +223,13 @@ class QubeAgent(Agent):
     def _files(self) -> Iterator[Path]:
         yield from super()._files()
         yield self._places.resolv_conf
-        yield self._profiles.state
-        # the folder of profiles, and of each one
-        yield self._profiles.folder / "profiles" / "*"
-        for name in self._profiles.names():
-            yield self._profiles.path(name)
+        yield from self._profiles.followed(self._chosen)
 
     def _on_files(self) -> None:
         super()._on_files()
         # `qubes-vpn profile` writes files, and nothing else
-        if self._profiles.stamp() != self._stamp:
+        now = self._profiles.stamp() + self._profiles.stamp(self._chosen)
+        if now != self._stamp:
             self._choose_again()
             self._start_at = 0.0
         if self._view.phase == "connected" and not self._dns.check():
@@ -308,21 +312,28 @@ class QubeAgent(Agent):
         """Give the status, with what only a qube has."""
         return {
             **super().status(),
-            "profiles": list(self._profiles.names()),
+            "profiles": list(self._profiles.names()[:SHOWN_MAX]),
             "clients": self._database.clients(),
         }
+
+
+def _some(names: tuple[str, ...]) -> str:
+    """Name a few."""
+    more = len(names) - NAMED_MAX
+    tail = (f"and {more:,} more",) if more > 0 else ()
+    return ", ".join((*names[:NAMED_MAX], *tail))
 
 
 def _no_profile(wanted: tuple[str, ...], available: tuple[str, ...]) -> Closed:
     if wanted:
         return Closed(
             "QV-331",
-            f"none of the wanted profiles is here: {', '.join(wanted)}",
+            f"none of the wanted profiles is here: {_some(wanted)}",
         )
     if available:
         return Closed(
             "QV-331",
-            f"which profile? {', '.join(available)}: choose one with"
+            f"which profile? {_some(available)}: choose one with"
             " qubes-vpn menu switch, or with qvm-vpn use in dom0",
         )
     return Closed(

@@ -16,6 +16,7 @@ from qube import Qube
 
 from lab import addresses as at
 from lab.traffic import Flood, fetch, resolve
+from qubes_vpn.qubes.profiles import Kept, Profiles
 
 
 @pytest.fixture
@@ -88,6 +89,24 @@ def test_a_choice_in_the_qube_is_followed(scene):
     assert qube.command(
         "rpc", "Switch", "--argument=home", check=False
     ).returncode
+
+
+def test_a_provider_with_hundreds_of_profiles(scene):
+    """One is chosen among them, and its login added while others come."""
+    qube, server = scene
+    text = server.client_profile()
+    others = [Kept(f"town-{n:04}", text.encode()) for n in range(1500)]
+    profiles = Profiles(qube.profiles)
+    profiles.add(others)
+    qube.start()
+    status = qube.wait_reason("QV-331")
+    assert "town-0005, and 1,494 more" in status["reason"]["text"]
+    assert len(status["profiles"]) == 500
+    profiles.use("town-1234")
+    qube.wait_connected("town-1234")
+    profiles.add([Kept("home", text.encode())])
+    profiles.use("home")
+    qube.wait_connected("home")
 
 
 def test_the_tunnels_resolver_is_in_force_and_kept(scene):

@@ -127,9 +127,34 @@ def test_there_is_a_limit(profiles):
         folder = profiles.folder / "profiles" / f"p{number}"
         folder.mkdir(parents=True)
         (folder / "profile.ovpn").write_text("")
-    with pytest.raises(OsRefusedError, match="too many"):
+    with pytest.raises(OsRefusedError, match="4,097 profiles, and 4,096 is"):
         profiles.store("one-more", "client\n")
     profiles.store("p7", "client\n")
+
+
+def test_a_stamp_shows_what_it_is_of(profiles):
+    profiles.store("home", "client\n")
+    profiles.store("work", "client\n")
+    there, home = profiles.stamp(), profiles.stamp("home")
+    profiles.set_credentials("home", b"me\nsecret\n")
+    assert profiles.stamp("home") != home
+    there, home = profiles.stamp(), profiles.stamp("home")
+    profiles.set_credentials("work", b"me\nsecret\n")
+    assert profiles.stamp("home") == home
+    profiles.store("away", "client\n")
+    assert profiles.stamp() != there
+    there = profiles.stamp()
+    profiles.use("away")
+    assert profiles.stamp() != there
+    assert profiles.stamp("home") != home, "the choice"
+
+
+def test_changes_are_followed_in_few_folders(profiles):
+    for name in ("a", "b", "c"):
+        profiles.store(name, "client\n")
+    folders = {path.parent for path in profiles.followed("b")}
+    top = profiles.folder
+    assert folders == {top, top / "profiles", top / "profiles" / "b"}
 
 
 def test_remove(profiles):
