@@ -300,7 +300,7 @@ class HeaderRows:
             words: Array = padded.view(_WORD)
         else:
             words = self._words[first:last]
-        found: Array = np.add.reduce(words, axis=1, dtype=np.int64)
+        found: Array = words.sum(axis=1, dtype=np.int64)
         return found
 
 
