@@ -249,7 +249,7 @@ def test_no_installed_module_imports_what_the_spec_does_not_require(packages):
 # --- scriptlets -------------------------------------------------------------
 
 SCRIPTLETS = ("PREIN", "POSTIN", "PREUN", "POSTUN", "PRETRANS", "POSTTRANS")
-BUSYBOX = Path("/usr/bin/busybox")
+BUSYBOX = Path("/bin/busybox")
 
 
 def scriptlets(packages, name):
@@ -284,8 +284,8 @@ def test_no_scriptlet_can_open_the_network(packages, name):
 
 def test_scriptlets_run_in_a_root_and_stop_nothing(packages, tmp_path):
     """Installed, upgraded and removed for real, with busybox and recorders."""
-    if not BUSYBOX.exists() or os.geteuid() != 0:
-        pytest.skip("needs root and a static busybox: it changes the root")
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it changes the root")
     root = tmp_path / "root"
     (root / "bin").mkdir(parents=True)
     (root / "usr/bin").mkdir(parents=True)
