@@ -287,8 +287,8 @@ def test_scriptlets_run_in_a_root_and_stop_nothing(packages, tmp_path):
     if os.geteuid() != 0:
         pytest.skip("needs root: it changes the root")
     root = tmp_path / "root"
-    (root / "bin").mkdir(parents=True)
-    (root / "usr/bin").mkdir(parents=True)
+    for folder in ("bin", "usr/bin", "var/tmp"):
+        (root / folder).mkdir(parents=True)
     (root / "bin/sh").write_bytes(BUSYBOX.read_bytes())
     (root / "bin/sh").chmod(0o755)
     log = root / "log"
