@@ -3,7 +3,8 @@
 Both times are the kernel's own events, heard on netlink sockets in the VPN
 qube: the change is the transaction of somebody else, or a rule or route that
 goes; the repair is the keeper's last transaction after it, or the last rule or
-route that comes. Changes keep a distance: more than 20 in 10 s are a fight.
+route that comes. Changes keep a distance: more than 20 repairs in 10 s are a
+fight, after which it looks once a second, and one change may take three.
 """
 
 import re
@@ -20,7 +21,7 @@ from lab import Lab, netlink
 from lab.appliance import Appliance
 from lab.openvpn import Server
 
-PAUSE, PATIENCE = 0.7, 15
+PAUSE, PATIENCE = 1.5, 8
 CHANGES = {
     "a rule deleted": "nft delete rule inet qubes_vpn forward handle {rule}",
     "a policy flipped": (
