@@ -14,20 +14,24 @@ UDP_PAYLOAD = ETHERNET + 20 + 8
 CONTROL = frozenset(Opcode) - DATA_OPCODES
 
 
-def block(address, port, wrap):
+def block(address, port, wrap, more=""):
     key = wrap_keys(wrap)[1]
     return (
-        f"<connection>\nremote {address} {port} udp\n"
+        f"<connection>\nremote {address} {port} udp\n{more}"
         f"<{wrap}>\n{key}</{wrap}>\n</connection>\n"
     )
 
 
+def without_remote(server):
+    """A profile for the server, but for where it is and its control wrap."""
+    lines = server.client_profile(wrap=Wrap.PLAIN).splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith("remote "))
+
+
 def test_the_second_server_has_another_wrap(lab, start_server):
     server = start_server(wrap=Wrap.TLS_CRYPT)
-    lines = server.client_profile(wrap=Wrap.PLAIN).splitlines(keepends=True)
-    common = [line for line in lines if not line.startswith("remote ")]
     profile = (
-        "".join(common)
+        without_remote(server)
         + "hand-window 2\n"
         + block(at.SECOND_SERVER4, 4444, Wrap.TLS_AUTH)
         + block(at.SERVER4, at.VPN_PORT, Wrap.TLS_CRYPT)
@@ -43,12 +47,12 @@ def test_the_second_server_has_another_wrap(lab, start_server):
 def test_control_packets_have_the_size_of_their_block(lab, start_server, size):
     """Of the packet on the link; a certificate does not fit into one."""
     server = start_server(wrap=Wrap.TLS_CRYPT)
-    lines = server.client_profile(wrap=Wrap.PLAIN).splitlines(keepends=True)
-    common = [line for line in lines if not line.startswith("remote ")]
-    key = block(at.SERVER4, at.VPN_PORT, Wrap.TLS_CRYPT)
-    own = key.replace("</connection>", f"max-packet-size {size}\n</connection>")
+    own = f"max-packet-size {size}\n"
+    profile = without_remote(server) + block(
+        at.SERVER4, at.VPN_PORT, Wrap.TLS_CRYPT, own
+    )
     with lab.capture() as capture, Appliance(lab).lock() as appliance:
-        appliance.connect("".join(common) + own).wait_connected()
+        appliance.connect(profile).wait_connected()
     longest = max(
         len(frame) - ETHERNET
         for out, frame in capture.frames()

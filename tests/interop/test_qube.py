@@ -92,7 +92,7 @@ def test_a_choice_in_the_qube_is_followed(scene):
 
 
 def test_a_provider_with_hundreds_of_profiles(scene):
-    """One is chosen among them, and its login added while others come."""
+    """One is chosen among them, and then another that came later."""
     qube, server = scene
     text = server.client_profile()
     others = [Kept(f"town-{n:04}", text.encode()) for n in range(1500)]

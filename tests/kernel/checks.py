@@ -18,7 +18,7 @@ from pathlib import Path
 
 from lab import Lab
 from lab import addresses as at
-from lab.appliance import CONTROL, Appliance
+from lab.appliance import CONTROL
 from lab.namespace import LabError
 from lab.openvpn import Client, Server, Settings
 from lab.services import EchoServer
@@ -31,6 +31,7 @@ from tests.kernel.place import (
     DcoClient,
     DcoServer,
     Place,
+    connected,
 )
 
 BULK = 2_000_000
@@ -311,19 +312,6 @@ def openvpn(client, server):
             yield lab
 
 
-@contextlib.contextmanager
-def unlocked():
-    """A lab with our client, and without our lock: as the others'."""
-    with Lab() as lab:
-        peer = DcoServer(lab.internet, lab.scratch, Settings(**MEASURED))
-        with peer, Appliance(lab) as appliance:
-            profile = peer.client_profile()
-            appliance.connect(profile, "--unlocked", "--uplink", "eth0")
-            appliance.wait_connected(PATIENCE)
-            Place(lab, peer, appliance).assert_kernel()
-            yield lab
-
-
 def measure(lab, *words):
     """Megabits a second between app qube 1 and the web server's address."""
     serving = lab.internet.popen(["iperf3", "-s", "-1", "-B", str(at.WEB4)])
@@ -348,12 +336,13 @@ def throughput(place):
     place.assert_kernel()
     found = {}
     with (
-        unlocked() as open_lab,
+        connected(DcoServer, locked=False, **MEASURED) as bare,
         openvpn(DcoClient, DcoServer) as dco,
         openvpn(Client, Server) as old,
     ):
+        bare.assert_kernel()
         labs = {
-            "ours": open_lab,
+            "ours": bare.lab,
             "2.7 DCO": dco,
             "2.6": old,
             "locked": place.lab,

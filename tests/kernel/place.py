@@ -89,13 +89,17 @@ class Place:
 
 
 @contextlib.contextmanager
-def connected(server=Server, profile="", **fields):
-    """Make a Place: a lab with its lock, a server, and our client."""
+def connected(server=Server, profile="", *, locked=True, **fields):
+    """Make a Place: a lab with its lock, or none, a server, and our client."""
     outside6 = fields.get("address") == at.SERVER6
     words = ["--uplink6", f"{at.VPN.ip6},{at.NET.ip6}"] if outside6 else []
     with Lab(ipv6=outside6) as lab:
         peer = server(lab.internet, lab.scratch, Settings(**fields))
-        with peer, Appliance(lab).lock() as appliance:
+        with peer, Appliance(lab) as appliance:
+            if locked:
+                appliance.lock()
+            else:
+                words += ["--unlocked", "--uplink", "eth0"]
             appliance.connect(peer.client_profile() + profile, *words)
             appliance.wait_connected(PATIENCE)
             yield Place(lab, peer, appliance)
